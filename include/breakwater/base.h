@@ -1,0 +1,201 @@
+/* breakwater/base.h - what every room stands on: status, memory, text, files, options, clock, random numbers.
+ * Nothing here calls MPI. */
+#ifndef BREAKWATER_BASE_H
+#define BREAKWATER_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* ---- status -------------------------------------------------------------------------------------------------------
+ * A status is the exit code the program would leave with (sysexits.h), so nothing is translated on the way out. */
+enum {
+    BW_OK = 0,
+    BW_USAGE = 64,      /* the command line or the configuration is wrong */
+    BW_DATA = 65,       /* a file was read and its content is wrong */
+    BW_NOINPUT = 66,    /* a file is missing or unreadable */
+    BW_BUG = 70,        /* a fault of ours */
+    BW_SYSTEM = 71,     /* out of memory, no shared memory, MPI failed */
+    BW_CANTCREATE = 73, /* an output cannot be created, or belongs to another run */
+    BW_IO = 74,         /* reading or writing broke off (full disk) */
+    BW_STOPPED = 75     /* stopped at a checkpoint by a signal or the wall clock: requeue */
+};
+
+/* Record a message (what, where, what was expected, what to do) and return `status`. The first message since
+ * bw_error_clear() is kept: the innermost caller knows most. Local. */
+int bw_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+const char *bw_error(void);
+void bw_error_clear(void);
+
+/* Return from the enclosing function with the status of a call that failed. */
+#define BW_TRY(call)                        \
+    do {                                    \
+        int bw_try_status_ = (call);        \
+        if (bw_try_status_ != BW_OK)        \
+            return bw_try_status_;          \
+    } while (0)
+
+/* The same where something must be released first: the function has `int status` and a label `done`. */
+#define BW_GO(call)                         \
+    do {                                    \
+        status = (call);                    \
+        if (status != BW_OK)                \
+            goto done;                      \
+    } while (0)
+
+/* A condition that only a bug of ours can break; checked in every build. */
+#define BW_ASSERT(condition)                                                                                   \
+    do {                                                                                                       \
+        if (!(condition))                                                                                      \
+            return bw_fail(BW_BUG, "%s:%d: assertion failed: %s", __FILE__, __LINE__, #condition);             \
+    } while (0)
+
+/* Log lines. Rank 0 speaks for all; the other ranks are silent unless bw_warn_here() is used. */
+void bw_log_rank(int rank);                                                   /* call once, after MPI is up */
+void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* stdout */
+void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* stderr, "breakwater: warning: ..." */
+void bw_warn_here(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* A line that replaces itself on a terminal, and is printed at most every 10 s elsewhere; bw_info() starts a new line. */
+void bw_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- memory -------------------------------------------------------------------------------------------------------
+ * Zeroed, 64-byte aligned, counted by purpose. Sizes are products checked for overflow. */
+void *bw_calloc(int64_t count, size_t size, const char *purpose); /* NULL: out of memory, message recorded; count 0 gives a valid pointer */
+void bw_free(void *pointer);                                      /* only for bw_calloc; NULL is fine */
+#define BW_NEW(pointer, count, purpose) \
+    (((pointer) = bw_calloc((int64_t)(count), sizeof *(pointer), (purpose))) ? BW_OK : BW_SYSTEM)
+void bw_mem_note(const char *purpose, int64_t bytes); /* count memory that came from elsewhere (shared windows): + or - */
+int64_t bw_mem_now(void);
+int64_t bw_mem_peak(void);                            /* of what is counted; bytes */
+int64_t bw_mem_peak_rss(void);                        /* of the process, from the kernel; bytes */
+void bw_mem_print(FILE *out);                         /* a row per purpose: bytes now, peak */
+
+/* ---- text: a growable, always terminated string --------------------------------------------------------------- */
+typedef struct bw_text {
+    char *data; /* NULL until the first byte arrives */
+    size_t length, capacity;
+} bw_text;
+int bw_text_add(bw_text *text, const void *bytes, size_t length);
+int bw_text_addf(bw_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void bw_text_free(bw_text *text);
+/* The candidate nearest to `word` by edit distance, or NULL when none is near enough to suggest. */
+const char *bw_nearest(const char *word, const char *const *candidates, int count);
+
+/* ---- files --------------------------------------------------------------------------------------------------------*/
+typedef struct bw_map { /* a file mapped read-only; owner closes */
+    const uint8_t *data;
+    size_t size;
+    char *path;
+} bw_map;
+int bw_map_open(bw_map *map, const char *path);  /* BW_NOINPUT with errno's text; an empty file maps to size 0 */
+void bw_map_close(bw_map *map);
+/* Write a whole file so that it is there complete or not at all: temporary name, fsync, rename, fsync of the folder.
+ * mode is that of open(2), e.g. 0644, or 0600 for a BufferLoRA. BW_CANTCREATE or BW_IO. */
+int bw_file_write(const char *path, const void *bytes, size_t length, unsigned mode);
+/* The two halves of bw_file_write for files written by others (HDF5, many ranks): fsync `temporary`, rename it, fsync the folder. */
+int bw_file_publish(const char *temporary, const char *path);
+int bw_dir_make(const char *path);               /* mkdir -p */
+bool bw_file_exists(const char *path);
+int bw_path(bw_text *out, const char *folder, const char *name); /* out = folder/name */
+
+typedef struct bw_hash { uint64_t high, low; } bw_hash; /* XXH3-128 */
+bw_hash bw_hash_bytes(const void *bytes, size_t length);
+bw_hash bw_hash_join(bw_hash a, bw_hash b);             /* order matters */
+void bw_hash_text(bw_hash hash, char text[33]);
+
+/* ---- clock: where the time went --------------------------------------------------------------------------------*/
+double bw_now(void); /* seconds, monotonic */
+typedef enum bw_event {
+    BW_EVENT_LOAD, BW_EVENT_TOKENIZE, BW_EVENT_GATHER, BW_EVENT_FORWARD, BW_EVENT_BACKWARD, BW_EVENT_LOSS,
+    BW_EVENT_REDUCE, BW_EVENT_UPDATE, BW_EVENT_CHECKPOINT, BW_EVENT_GENERATE, BW_EVENT_MERGE, BW_EVENT_WRITE,
+    BW_EVENTS
+} bw_event;
+typedef struct bw_event_sum { int64_t count; double seconds, flops, bytes; } bw_event_sum;
+void bw_event_add(bw_event event, double seconds, double flops, double bytes);
+const bw_event_sum *bw_event_get(bw_event event);
+const char *bw_event_name(bw_event event);
+
+/* ---- random numbers: Philox4x32-10, value = f(seed, purpose, step, sample, layer, position), never of rank or order.
+ * Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11; the Random123 library. */
+typedef enum bw_purpose { BW_PURPOSE_SHUFFLE = 1, BW_PURPOSE_INIT, BW_PURPOSE_DROPOUT, BW_PURPOSE_TEST } bw_purpose;
+typedef struct bw_key { uint64_t seed; uint32_t purpose, step, sample, layer; } bw_key; /* layer and purpose < 2^16 */
+void bw_rng(const bw_key *key, uint32_t position, uint32_t out[4]);      /* four values per position */
+float bw_rng_uniform(uint32_t bits);                                     /* [0, 1), 24 bits */
+
+/* ---- configuration: one table serves YAML, --option, --help, the echo, the checkpoint and the man page ---------- */
+typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_EXPORT = 16, BW_INSPECT = 32, BW_VERIFY = 64 } bw_command;
+enum { BW_MAX_LIST = 64 };
+typedef struct bw_list { char *items[BW_MAX_LIST]; int count; } bw_list;           /* of strings */
+typedef struct bw_numbers { double items[BW_MAX_LIST]; int count; } bw_numbers;
+
+/* Every option of every command. Strings are owned by the configuration. Defaults are the paper's. */
+typedef struct bw_config {
+    /* inputs and outputs */
+    char *model, *buffer, *init_adapter, *output, *config_file;
+    bw_list data, adapter;
+    char *user, *reinforce, *harmful, *task;
+    /* stage */
+    char *stage;            /* align buffer reinforce user sft */
+    double epochs;
+    int64_t steps;          /* 0: from epochs */
+    int64_t batch, micro_batches; /* micro_batches 0: chosen at the first start */
+    double lr, warmup, weight_decay, max_grad_norm, beta1, beta2, adam_epsilon;
+    char *schedule;         /* cosine linear constant */
+    int64_t lora_r;
+    double lora_alpha, lora_dropout;
+    char *targets;          /* "q,v,gate,up,down" */
+    int64_t max_length;
+    char *template_name;    /* alpaca chatml llama3 gemma plain */
+    int64_t seed;
+    char *on_unsupervised;  /* drop error */
+    /* machine */
+    char *precision;        /* fp32 (bf16 and auto come with the backends that give it) */
+    char *grid;             /* "auto" or "PxQ" */
+    int64_t replicas;       /* 0: the rest of the ranks */
+    int64_t block;          /* block size of the block-cyclic layout */
+    int64_t ranks_per_node; /* 0: as MPI finds them; > 0 cuts the world into pretended nodes, to test the exchange between them */
+    char *weights;          /* auto resident stream */
+    char *store;            /* auto f32 bf16 */
+    int64_t threads;        /* 0: the cores the rank is bound to */
+    char *recompute;        /* none layer */
+    /* restart */
+    int64_t checkpoint_steps, keep;
+    double checkpoint_minutes, time_limit; /* minutes; 0: none */
+    char *resume;           /* auto never PATH */
+    /* merge */
+    bw_numbers alpha, scale;
+    double tau;
+    char *method;           /* qr naive user */
+    char *dense;            /* none f32 f16 bf16 */
+    bool allow_buffer;      /* a BufferLoRA may be merged, exported or evaluated as if it were a user's adapter */
+    /* eval */
+    char *metric;           /* exact number label contains */
+    int64_t max_new, limit, eval_batch;
+    bool perplexity;
+    /* export, inspect, verify */
+    char *input;
+    bool quiet;
+} bw_config;
+
+void bw_config_init(bw_config *config);  /* defaults */
+void bw_config_free(bw_config *config);
+int bw_config_copy(bw_config *to, const bw_config *from); /* deep; `to` is uninitialised or cleared */
+/* Parse `--name value`, `--name=value`, `--flag`; `--config FILE.yaml` is read first, options win. One word that is not
+ * an option is taken as `input`. An unknown option names the nearest. BW_USAGE. */
+int bw_config_parse(bw_config *config, bw_command command, int argc, char **argv);
+int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value); /* checks type, range, choice */
+/* The resolved value as text, as YAML and --option take it; `index` walks the table, false past its end. */
+bool bw_config_entry(const bw_config *config, bw_command command, int index, const char **name, bw_text *value);
+int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out);
+void bw_config_help(bw_command command, FILE *out);
+
+/* `breakwater run FILE.yaml`: top-level keys are defaults for every stage; `stages:` is a list of mappings with
+ * `name`, `command` (train, merge, eval) and any option of that command. `@name/...` at the start of a path names the
+ * output folder of the stage `name`. */
+typedef struct bw_stage { char *name; bw_command command; bw_config config; } bw_stage;
+typedef struct bw_pipeline { bw_config common; bw_stage *stages; int count; } bw_pipeline;
+int bw_pipeline_load(bw_pipeline *pipeline, const char *path, const bw_config *overrides_or_null, int argc, char **argv);
+void bw_pipeline_free(bw_pipeline *pipeline);
+
+#endif

@@ -1,0 +1,74 @@
+/* breakwater/data.h - text to samples to micro-batches. No MPI; does not know the model. */
+#ifndef BREAKWATER_DATA_H
+#define BREAKWATER_DATA_H
+#include "breakwater/base.h"
+#include "breakwater/io.h"
+
+/* ---- tokenizer: byte-level BPE (GPT-2 family), from tokenizer.json or GGUF metadata ------------------------------- */
+typedef struct bw_tokens { int32_t *ids; int64_t count, capacity; } bw_tokens;
+int bw_tokens_add(bw_tokens *tokens, int32_t id);
+void bw_tokens_free(bw_tokens *tokens);
+typedef struct bw_tokenizer bw_tokenizer;
+int bw_tokenizer_load(bw_tokenizer **out, const char *tokenizer_json);
+int bw_tokenizer_from_gguf(bw_tokenizer **out, const bw_tensors *gguf);
+int bw_tokenizer_open(bw_tokenizer **out, const char *model_path); /* a model folder (its tokenizer.json) or a GGUF file */
+void bw_tokenizer_free(bw_tokenizer *tokenizer);
+/* Appends. add_special: what the post-processor adds (bos where the model has one). Special tokens in the text are
+ * recognised, as Hugging Face does. Same ids as tokenizers.Tokenizer.encode(text, add_special_tokens=add_special). */
+int bw_tokenizer_encode(const bw_tokenizer *tokenizer, const char *text, size_t length, bool add_special, bw_tokens *out);
+/* Appends; skip_special leaves special tokens out. Ill-formed byte sequences become U+FFFD as Hugging Face does it. */
+int bw_tokenizer_decode(const bw_tokenizer *tokenizer, const int32_t *ids, int64_t count, bool skip_special, bw_text *out);
+int32_t bw_tokenizer_eos(const bw_tokenizer *tokenizer);  /* for training text; -1: none */
+int32_t bw_tokenizer_bos(const bw_tokenizer *tokenizer);
+int32_t bw_tokenizer_vocab(const bw_tokenizer *tokenizer);
+int32_t bw_tokenizer_id(const bw_tokenizer *tokenizer, const char *token); /* -1 when absent */
+const char *bw_tokenizer_eos_text(const bw_tokenizer *tokenizer);
+
+/* ---- template: (system, instruction, input) to a prompt ----------------------------------------------------------- */
+typedef enum bw_template { BW_TEMPLATE_ALPACA, BW_TEMPLATE_CHATML, BW_TEMPLATE_LLAMA3, BW_TEMPLATE_GEMMA, BW_TEMPLATE_PLAIN } bw_template;
+int bw_template_find(const char *name, bw_template *out);
+int bw_template_prompt(bw_template which, const char *instruction, const char *input, bw_text *out); /* up to where the answer begins */
+const char *bw_template_end(bw_template which); /* what closes an answer, e.g. "<|im_end|>"; NULL: the tokenizer's eos */
+
+/* ---- dataset ------------------------------------------------------------------------------------------------------
+ * JSON array or JSONL of {"instruction","input"?,"output"} or {"messages":[{role,content},...]} (last one assistant). */
+typedef struct bw_sample { int64_t offset; int32_t length, prompt_length; int32_t row; /* 1-based line or element */ } bw_sample;
+typedef struct bw_row { char *instruction, *input, *output; int32_t row; } bw_row; /* output NULL when absent */
+typedef struct bw_rows { bw_row *rows; int64_t count; bw_hash fingerprint; } bw_rows; /* fingerprint of the file's bytes */
+int bw_rows_load(bw_rows *rows, const char *path, bool need_output);
+void bw_rows_free(bw_rows *rows);
+typedef struct bw_dataset {
+    int32_t *tokens;            /* all samples, concatenated: prompt + answer + eos */
+    int64_t token_count;
+    bw_sample *samples;
+    int64_t count;
+    int64_t dropped;            /* no answer token left after truncation */
+    int64_t merged_borders;     /* rows where BPE merges over the border of prompt and answer */
+    int64_t answer_tokens;
+    bw_hash fingerprint;        /* of the files' bytes, in order, with template and max_length */
+} bw_dataset;
+/* Several files are concatenated. on_unsupervised: "drop" names dropped rows in a warning, "error" fails. Local. */
+int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw_list *paths, bw_template which, int64_t max_length, const char *on_unsupervised);
+void bw_dataset_free(bw_dataset *dataset);
+
+/* ---- batch: step -> samples -> micro-batches; a pure function of (seed, step) ------------------------------------- */
+typedef struct bw_plan { int64_t samples, batch, micro_batches; uint64_t seed; } bw_plan;
+int64_t bw_plan_steps_per_epoch(const bw_plan *plan);  /* the last batch of an epoch may be smaller */
+/* Sample indices of `step`, in order; returns their number (<= batch). Each epoch is its own permutation. */
+int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples);
+/* Cut a step's samples into plan->micro_batches groups balanced by tokens, seeing only lengths: group[i] for samples[i]. */
+void bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group);
+/* One micro-batch, packed without padding. */
+typedef struct bw_batch {
+    int32_t *tokens, *targets, *positions, *samples, *offsets; /* targets: next token on answer rows, else -1; samples: index per token; offsets[n_seq+1] */
+    int32_t n_seq;
+    int64_t T, answers;
+    int64_t capacity_tokens;
+    int32_t capacity_seq;
+} bw_batch;
+int bw_batch_create(bw_batch *batch, int64_t max_tokens, int32_t max_seq);
+int bw_batch_fill(bw_batch *batch, const bw_dataset *dataset, const int64_t *samples, const int32_t *group, int64_t count, int32_t which);
+void bw_batch_free(bw_batch *batch);
+/* Most tokens any micro-batch of this plan can have in [first, last): to size activations once. */
+int64_t bw_plan_max_tokens(const bw_plan *plan, const bw_dataset *dataset, int64_t first, int64_t last);
+#endif

@@ -1,0 +1,23 @@
+/* breakwater/h5.h - parallel HDF5: block-cyclic matrices as datasets of global shape. src/io/h5.c is its only caller. */
+#ifndef BREAKWATER_H5_H
+#define BREAKWATER_H5_H
+#include "breakwater/base.h"
+#include "breakwater/par.h"
+
+/* ---- HDF5, parallel. Collective over the grid communicator of one replica unless said otherwise ------------------ */
+typedef struct bw_h5 bw_h5;
+int bw_h5_create(bw_h5 **out, const bw_grid *grid, const char *path); /* truncates; H5F_LIBVER_V110; fails on all or none */
+int bw_h5_open(bw_h5 **out, const bw_grid *grid, const char *path);
+int bw_h5_close(bw_h5 **h5);                                          /* flushes; reports what close reports */
+/* A block-cyclic matrix as one dataset of global shape [m][n]; groups in `name` are made as needed. dtype F32 or F64. */
+int bw_h5_write_matrix(bw_h5 *h5, const char *name, const bw_matrix *matrix);
+int bw_h5_read_matrix(bw_h5 *h5, const char *name, bw_matrix *matrix); /* BW_DATA when the shape differs */
+bool bw_h5_has(bw_h5 *h5, const char *name);
+/* Attributes of a group or the file ("/"); the same values on every rank. */
+int bw_h5_set_text(bw_h5 *h5, const char *group, const char *name, const char *value);
+int bw_h5_set_ints(bw_h5 *h5, const char *group, const char *name, const int64_t *values, int count);
+int bw_h5_get_text(bw_h5 *h5, const char *group, const char *name, bw_text *value);
+int bw_h5_get_ints(bw_h5 *h5, const char *group, const char *name, int64_t *values, int count);
+const char *bw_h5_version(void);
+
+#endif
