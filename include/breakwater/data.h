@@ -24,19 +24,35 @@ int32_t bw_tokenizer_vocab(const bw_tokenizer *tokenizer);
 int32_t bw_tokenizer_id(const bw_tokenizer *tokenizer, const char *token); /* -1 when absent */
 const char *bw_tokenizer_eos_text(const bw_tokenizer *tokenizer);
 
-/* ---- template: (system, instruction, input) to a prompt ----------------------------------------------------------- */
+/* ---- template: (system, instruction, input) to a prompt -----------------------------------------------------------
+ * Texts go in as they are, untrimmed. No template brings a default system prompt of its own (the chat templates of some
+ * models do); a system text comes only from a row's messages. bos is not part of a prompt: the tokenizer adds it. */
 typedef enum bw_template { BW_TEMPLATE_ALPACA, BW_TEMPLATE_CHATML, BW_TEMPLATE_LLAMA3, BW_TEMPLATE_GEMMA, BW_TEMPLATE_PLAIN } bw_template;
 int bw_template_find(const char *name, bw_template *out);
 int bw_template_prompt(bw_template which, const char *instruction, const char *input, bw_text *out); /* up to where the answer begins */
 const char *bw_template_end(bw_template which); /* what closes an answer, e.g. "<|im_end|>"; NULL: the tokenizer's eos */
+const char *bw_template_name(bw_template which);
+typedef enum bw_role { BW_ROLE_SYSTEM, BW_ROLE_USER, BW_ROLE_ASSISTANT, BW_ROLES } bw_role;
+typedef struct bw_turn { char *text; bw_role role; } bw_turn;
+bool bw_template_chats(bw_template which); /* has a place for system texts and earlier turns: chatml, llama3, gemma */
+/* A conversation that ends with a user turn, to a prompt; only for a template that chats. Gemma has no system role: a
+ * system text opens the user turn after it. */
+int bw_template_turns(bw_template which, const bw_turn *turns, int64_t count, bw_text *out);
 
 /* ---- dataset ------------------------------------------------------------------------------------------------------
  * JSON array or JSONL of {"instruction","input"?,"output"} or {"messages":[{role,content},...]} (last one assistant). */
 typedef struct bw_sample { int64_t offset; int32_t length, prompt_length; int32_t row; /* 1-based line or element */ } bw_sample;
-typedef struct bw_row { char *instruction, *input, *output; int32_t row; } bw_row; /* output NULL when absent */
+typedef struct bw_row {
+    char *instruction, *input, *output; /* output NULL when absent; input NULL or "" when there is none; instruction: the last user turn of messages */
+    bw_turn *turns;                     /* of a row of messages with more than one turn before the answer, else NULL */
+    int64_t turn_count;
+    int32_t row;
+} bw_row;
 typedef struct bw_rows { bw_row *rows; int64_t count; bw_hash fingerprint; } bw_rows; /* fingerprint of the file's bytes */
 int bw_rows_load(bw_rows *rows, const char *path, bool need_output);
 void bw_rows_free(bw_rows *rows);
+/* The prompt of a row, earlier turns included; `path` is for the message when the template has no place for them. */
+int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out);
 typedef struct bw_dataset {
     int32_t *tokens;            /* all samples, concatenated: prompt + answer + eos */
     int64_t token_count;
@@ -54,10 +70,11 @@ void bw_dataset_free(bw_dataset *dataset);
 /* ---- batch: step -> samples -> micro-batches; a pure function of (seed, step) ------------------------------------- */
 typedef struct bw_plan { int64_t samples, batch, micro_batches; uint64_t seed; } bw_plan;
 int64_t bw_plan_steps_per_epoch(const bw_plan *plan);  /* the last batch of an epoch may be smaller */
-/* Sample indices of `step`, in order; returns their number (<= batch). Each epoch is its own permutation. */
+/* Sample indices of `step`, in order; returns their number (<= batch), or -1: out of memory. Each epoch is its own permutation. */
 int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples);
-/* Cut a step's samples into plan->micro_batches groups balanced by tokens, seeing only lengths: group[i] for samples[i]. */
-void bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group);
+/* Cut a step's samples into plan->micro_batches groups balanced by tokens, seeing only lengths: group[i] for samples[i].
+ * The longest first, each to the lightest group; ties by order. With more groups than samples some stay empty. */
+int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group);
 /* One micro-batch, packed without padding. */
 typedef struct bw_batch {
     int32_t *tokens, *targets, *positions, *samples, *offsets; /* targets: next token on answer rows, else -1; samples: index per token; offsets[n_seq+1] */
@@ -69,6 +86,6 @@ typedef struct bw_batch {
 int bw_batch_create(bw_batch *batch, int64_t max_tokens, int32_t max_seq);
 int bw_batch_fill(bw_batch *batch, const bw_dataset *dataset, const int64_t *samples, const int32_t *group, int64_t count, int32_t which);
 void bw_batch_free(bw_batch *batch);
-/* Most tokens any micro-batch of this plan can have in [first, last): to size activations once. */
+/* Most tokens that any micro-batch of this plan has in [first, last), exactly: to size activations once. -1: out of memory. */
 int64_t bw_plan_max_tokens(const bw_plan *plan, const bw_dataset *dataset, int64_t first, int64_t last);
 #endif
