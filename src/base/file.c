@@ -1,0 +1,192 @@
+/* Files: mapped to read, written whole or not at all, hashed. */
+#include "breakwater/base.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+static int copy_string(char **to, const char *from) {
+    size_t bytes = strlen(from) + 1;
+    BW_TRY(BW_NEW(*to, bytes, "text"));
+    memcpy(*to, from, bytes);
+    return BW_OK;
+}
+
+static int map_descriptor(bw_map *map, int descriptor, const char *path) {
+    struct stat info;
+    if (fstat(descriptor, &info) != 0)
+        return bw_fail(BW_NOINPUT, "%s: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode))
+        return bw_fail(BW_NOINPUT, "%s: a %s, but a file is needed", path, S_ISDIR(info.st_mode) ? "folder" : "device or pipe");
+    map->size = (size_t)info.st_size;
+    if (map->size == 0)
+        return BW_OK;
+    void *data = mmap(NULL, map->size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (data == MAP_FAILED)
+        return bw_fail(BW_NOINPUT, "%s: cannot be mapped: %s", path, strerror(errno));
+    map->data = data;
+    return BW_OK;
+}
+
+int bw_map_open(bw_map *map, const char *path) {
+    *map = (bw_map){0};
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0)
+        return bw_fail(BW_NOINPUT, "%s: %s", path, strerror(errno));
+    int status = map_descriptor(map, descriptor, path);
+    close(descriptor); /* the mapping holds the file */
+    if (status == BW_OK)
+        status = copy_string(&map->path, path);
+    if (status != BW_OK)
+        bw_map_close(map);
+    return status;
+}
+
+void bw_map_close(bw_map *map) {
+    if (map->data)
+        munmap((void *)map->data, map->size);
+    bw_free(map->path);
+    *map = (bw_map){0};
+}
+
+/* ---- writing ------------------------------------------------------------------------------------------------------*/
+
+static int sync_path(const char *path, bool folder) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | (folder ? O_DIRECTORY : 0));
+    if (descriptor < 0)
+        return bw_fail(BW_IO, "%s: cannot be opened to flush it: %s", path, strerror(errno));
+    /* Some file systems cannot flush a folder and say EINVAL: there is nothing more to be done there. */
+    bool failed = fsync(descriptor) != 0 && !(folder && (errno == EINVAL || errno == EROFS));
+    int error = errno;
+    close(descriptor);
+    return failed ? bw_fail(BW_IO, "%s: not written to disk: %s", path, strerror(error)) : BW_OK;
+}
+
+/* Flush the folder that holds `path`, so that the new name survives a crash. */
+static int sync_folder_of(const char *path) {
+    bw_text folder = {0};
+    const char *slash = strrchr(path, '/');
+    int status = slash ? bw_text_add(&folder, path, slash == path ? 1 : (size_t)(slash - path)) : bw_text_add(&folder, ".", 1);
+    if (status == BW_OK)
+        status = sync_path(folder.data, true);
+    bw_text_free(&folder);
+    return status;
+}
+
+int bw_file_publish(const char *temporary, const char *path) {
+    BW_TRY(sync_path(temporary, false));
+    if (rename(temporary, path) != 0)
+        return bw_fail(BW_CANTCREATE, "%s: cannot be renamed to %s: %s", temporary, path, strerror(errno));
+    return sync_folder_of(path);
+}
+
+static int write_all(int descriptor, const char *bytes, size_t length, const char *path) {
+    while (length) {
+        ssize_t written = write(descriptor, bytes, length);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return bw_fail(BW_IO, "%s: writing broke off: %s", path, written < 0 ? strerror(errno) : "nothing was taken");
+        bytes += written;
+        length -= (size_t)written;
+    }
+    return BW_OK;
+}
+
+/* The temporary beside the file; a leftover of a killed run is removed first, so that its mode and owner do not stay. */
+static int write_temporary(const char *temporary, const char *path, const void *bytes, size_t length, unsigned mode) {
+    unlink(temporary);
+    int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
+    if (descriptor < 0)
+        return bw_fail(BW_CANTCREATE, "%s: cannot be created: %s", path, strerror(errno));
+    int status = write_all(descriptor, bytes, length, path);
+    if (close(descriptor) != 0 && status == BW_OK)
+        status = bw_fail(BW_IO, "%s: writing broke off: %s", path, strerror(errno));
+    return status;
+}
+
+int bw_file_write(const char *path, const void *bytes, size_t length, unsigned mode) {
+    struct stat info;
+    if (lstat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode))
+        return bw_fail(BW_CANTCREATE, "%s: is there already and is not a file", path);
+    int status;
+    bw_text temporary = {0};
+    BW_GO(bw_text_addf(&temporary, "%s.tmp", path));
+    status = write_temporary(temporary.data, path, bytes, length, mode);
+    if (status == BW_OK)
+        status = bw_file_publish(temporary.data, path);
+    if (status != BW_OK)
+        unlink(temporary.data);
+done:
+    bw_text_free(&temporary);
+    return status;
+}
+
+static int make_one(const char *path) {
+    struct stat info;
+    if (mkdir(path, 0777) == 0)
+        return BW_OK;
+    int error = errno; /* a read-only or closed parent says so even where the folder is there already */
+    if (stat(path, &info) != 0)
+        return bw_fail(BW_CANTCREATE, "%s: folder cannot be made: %s", path, strerror(error));
+    return S_ISDIR(info.st_mode) ? BW_OK : bw_fail(BW_CANTCREATE, "%s: folder cannot be made: a file of that name is there", path);
+}
+
+int bw_dir_make(const char *path) {
+    if (!*path)
+        return bw_fail(BW_CANTCREATE, "a folder with an empty name cannot be made");
+    int status;
+    bw_text part = {0};
+    for (const char *at = path; *at; at++) {
+        bool border = at[0] == '/' && at > path && at[-1] != '/';
+        if (border && part.length)
+            BW_GO(make_one(part.data));
+        BW_GO(bw_text_add(&part, at, 1));
+    }
+    status = make_one(part.data);
+done:
+    bw_text_free(&part);
+    return status;
+}
+
+bool bw_file_exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+int bw_path(bw_text *out, const char *folder, const char *name) {
+    bw_text joined = {0}; /* `folder` may point into `out` */
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    int status = bw_text_add(&joined, folder, length);
+    if (status == BW_OK && length && folder[length - 1] != '/')
+        status = bw_text_add(&joined, "/", 1);
+    if (status == BW_OK)
+        status = bw_text_add(&joined, name, strlen(name));
+    if (status != BW_OK) {
+        bw_text_free(&joined);
+        return status;
+    }
+    bw_text_free(out);
+    *out = joined;
+    return BW_OK;
+}
+
+/* ---- hash ---------------------------------------------------------------------------------------------------------*/
+
+bw_hash bw_hash_bytes(const void *bytes, size_t length) {
+    XXH128_hash_t hash = XXH3_128bits(length ? bytes : "", length);
+    return (bw_hash){hash.high64, hash.low64};
+}
+
+bw_hash bw_hash_join(bw_hash a, bw_hash b) {
+    bw_hash both[2] = {a, b};
+    return bw_hash_bytes(both, sizeof both);
+}
+
+void bw_hash_text(bw_hash hash, char text[33]) {
+    snprintf(text, 33, "%016llx%016llx", (unsigned long long)hash.high, (unsigned long long)hash.low);
+}

@@ -1,0 +1,107 @@
+/* Counted memory: every block knows its size and purpose, so that a rank can say where its memory went. */
+#include "breakwater/base.h"
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+enum { ALIGNMENT = 64, PURPOSES = 96, NAME_BYTES = 40 };
+
+typedef struct header { /* sits in front of every block */
+    size_t bytes;
+    int purpose;
+} header;
+
+typedef struct purpose_sum {
+    char name[NAME_BYTES];
+    int64_t now, peak;
+} purpose_sum;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static purpose_sum sums[PURPOSES];
+static int purposes;
+static int64_t total_now, total_peak;
+
+/* The row of a purpose, made when it is new; the last row takes what no longer fits. Under the lock. */
+static int find_purpose(const char *name) {
+    for (int i = 0; i < purposes; i++)
+        if (strncmp(sums[i].name, name, NAME_BYTES - 1) == 0)
+            return i;
+    if (purposes == PURPOSES)
+        return PURPOSES - 1;
+    snprintf(sums[purposes].name, NAME_BYTES, "%s", name);
+    return purposes++;
+}
+
+static void count(int purpose, int64_t bytes) {
+    sums[purpose].now += bytes;
+    if (sums[purpose].now > sums[purpose].peak)
+        sums[purpose].peak = sums[purpose].now;
+    total_now += bytes;
+    if (total_now > total_peak)
+        total_peak = total_now;
+}
+
+void *bw_calloc(int64_t items, size_t size, const char *purpose) {
+    size_t bytes;
+    if (items < 0 || __builtin_mul_overflow((size_t)items, size, &bytes) || bytes > (size_t)PTRDIFF_MAX - ALIGNMENT) {
+        bw_fail(BW_SYSTEM, "%s: %lld x %zu bytes are more than memory can hold", purpose, (long long)items, size);
+        return NULL;
+    }
+    void *block;
+    if (posix_memalign(&block, ALIGNMENT, ALIGNMENT + bytes) != 0) {
+        bw_fail(BW_SYSTEM, "out of memory: %s needs %zu bytes more; this rank holds %lld", purpose, bytes, (long long)bw_mem_now());
+        return NULL;
+    }
+    void *data = (char *)block + ALIGNMENT;
+    memset(data, 0, bytes);
+    pthread_mutex_lock(&lock);
+    *(header *)block = (header){bytes, find_purpose(purpose)};
+    count(((header *)block)->purpose, (int64_t)bytes);
+    pthread_mutex_unlock(&lock);
+    return data;
+}
+
+void bw_free(void *pointer) {
+    if (!pointer)
+        return;
+    header *block = (header *)((char *)pointer - ALIGNMENT);
+    pthread_mutex_lock(&lock);
+    count(block->purpose, -(int64_t)block->bytes);
+    pthread_mutex_unlock(&lock);
+    free(block);
+}
+
+void bw_mem_note(const char *purpose, int64_t bytes) {
+    pthread_mutex_lock(&lock);
+    count(find_purpose(purpose), bytes);
+    pthread_mutex_unlock(&lock);
+}
+
+int64_t bw_mem_now(void) {
+    pthread_mutex_lock(&lock);
+    int64_t bytes = total_now;
+    pthread_mutex_unlock(&lock);
+    return bytes;
+}
+
+int64_t bw_mem_peak(void) {
+    pthread_mutex_lock(&lock);
+    int64_t bytes = total_peak;
+    pthread_mutex_unlock(&lock);
+    return bytes;
+}
+
+int64_t bw_mem_peak_rss(void) {
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0; /* Linux counts in KiB */
+}
+
+void bw_mem_print(FILE *out) {
+    pthread_mutex_lock(&lock);
+    fprintf(out, "%-*s %16s %16s\n", NAME_BYTES, "memory", "bytes now", "bytes at peak");
+    for (int i = 0; i < purposes; i++)
+        fprintf(out, "%-*s %16lld %16lld\n", NAME_BYTES, sums[i].name, (long long)sums[i].now, (long long)sums[i].peak);
+    fprintf(out, "%-*s %16lld %16lld\n", NAME_BYTES, "all", (long long)total_now, (long long)total_peak);
+    pthread_mutex_unlock(&lock);
+}
