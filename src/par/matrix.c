@@ -1,0 +1,129 @@
+/* matrix.c - block-cyclic matrices: the local piece and the way from and to a dense array. */
+#include "par/pieces.h"
+
+static const size_t entry_bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
+
+size_t bw_piece_bytes(bw_piece_type type) { return entry_bytes[type]; }
+
+int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose) {
+    BW_ASSERT(m >= 0 && n >= 0 && mb > 0 && nb > 0);
+    *matrix = (bw_matrix){.layout = {m, n, mb, nb, grid->nprow, grid->npcol}, .type = type, .myrow = grid->myrow, .mycol = grid->mycol};
+    matrix->rows = bw_bcyc_count(m, mb, grid->myrow, grid->nprow);
+    matrix->cols = bw_bcyc_count(n, nb, grid->mycol, grid->npcol);
+    matrix->ld = matrix->rows > 1 ? matrix->rows : 1;
+    int64_t entries = 0;
+    if (__builtin_mul_overflow(matrix->rows, matrix->cols, &entries))
+        return bw_fail(BW_SYSTEM, "a piece of %lld x %lld entries for %s does not fit any memory", (long long)matrix->rows, (long long)matrix->cols, purpose);
+    matrix->data = bw_calloc(entries, entry_bytes[type], purpose);
+    return matrix->data ? BW_OK : BW_SYSTEM;
+}
+
+void bw_matrix_free(bw_matrix *matrix) {
+    bw_free(matrix->data);
+    *matrix = (bw_matrix){0};
+}
+
+/* ---- blocks ------------------------------------------------------------------------------------------------------- */
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_block_visitor visit, void *context) {
+    const bw_bcyc *layout = &matrix->layout;
+    int64_t index = 0;
+    for (int64_t lj = 0; lj < matrix->cols; lj += layout->nb) {
+        int64_t j = bw_bcyc_global(lj, layout->nb, matrix->mycol, layout->npcol);
+        for (int64_t li = 0; li < matrix->rows; li += layout->mb, index++) {
+            if (index % shares != share)
+                continue;
+            int64_t i = bw_bcyc_global(li, layout->mb, matrix->myrow, layout->nprow);
+            char *block = (char *)matrix->data + (size_t)(li + lj * matrix->ld) * entry_bytes[matrix->type];
+            BW_TRY(visit(context, matrix, i, j, least(layout->mb, layout->m - i), least(layout->nb, layout->n - j), block));
+        }
+    }
+    return BW_OK;
+}
+
+int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context) { return bw_matrix_visit_share(matrix, 0, 1, visit, context); }
+
+/* ---- dense to block ----------------------------------------------------------------------------------------------- */
+typedef struct dense_view {
+    float *data;
+    int64_t ld;
+} dense_view;
+
+static int fill_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block) {
+    const dense_view *dense = context;
+    for (int64_t c = 0; c < cols; c++)
+        for (int64_t r = 0; r < rows; r++) {
+            float value = dense->data[(i + r) * dense->ld + j + c];
+            int64_t at = r + c * matrix->ld;
+            switch (matrix->type) {
+            case BW_PIECE_F32: ((float *)block)[at] = value; break;
+            case BW_PIECE_F64: ((double *)block)[at] = (double)value; break;
+            case BW_PIECE_BF16: ((uint16_t *)block)[at] = bw_bf16_from(value); break;
+            case BW_PIECE_F16: ((uint16_t *)block)[at] = bw_f16_from(value); break;
+            }
+        }
+    return BW_OK;
+}
+
+void bw_matrix_from_dense(bw_matrix *matrix, const float *dense, int64_t ld) {
+    dense_view view = {(float *)(uintptr_t)dense, ld}; /* only read */
+    bw_matrix_visit(matrix, fill_block, &view);
+}
+
+/* ---- block to dense ----------------------------------------------------------------------------------------------- */
+enum { TILE = 16 }; /* 16 floats are a cache line: a tile's lines are all in L1 while it is turned */
+
+typedef void (*column_reader)(float *out, const void *column, int64_t at, int64_t count);
+
+static void read_f32(float *out, const void *column, int64_t at, int64_t count) {
+    const float *in = (const float *)column + at;
+    for (int64_t i = 0; i < count; i++)
+        out[i] = in[i];
+}
+
+static void read_f64(float *out, const void *column, int64_t at, int64_t count) {
+    const double *in = (const double *)column + at;
+    for (int64_t i = 0; i < count; i++)
+        out[i] = (float)in[i];
+}
+
+static void read_bf16(float *out, const void *column, int64_t at, int64_t count) {
+    const uint16_t *in = (const uint16_t *)column + at;
+    for (int64_t i = 0; i < count; i++)
+        out[i] = bw_bf16_to(in[i]);
+}
+
+static void read_f16(float *out, const void *column, int64_t at, int64_t count) {
+    const uint16_t *in = (const uint16_t *)column + at;
+    for (int64_t i = 0; i < count; i++)
+        out[i] = bw_f16_to(in[i]);
+}
+
+static const column_reader readers[] = {[BW_PIECE_F32] = read_f32, [BW_PIECE_F64] = read_f64, [BW_PIECE_BF16] = read_bf16, [BW_PIECE_F16] = read_f16};
+
+static void turn_tile(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t r, int64_t rows, int64_t c, int64_t cols) {
+    float tile[TILE][TILE]; /* [column][row] */
+    for (int64_t j = 0; j < cols; j++)
+        readers[type](tile[j], block, r + (c + j) * block_ld, rows);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++)
+            out[(r + i) * ld + c + j] = tile[j][i];
+}
+
+void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols) {
+    for (int64_t r = 0; r < rows; r += TILE)
+        for (int64_t c = 0; c < cols; c += TILE)
+            turn_tile(out, ld, block, type, block_ld, r, least(TILE, rows - r), c, least(TILE, cols - c));
+}
+
+static int copy_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block) {
+    const dense_view *dense = context;
+    bw_block_to_dense(dense->data + i * dense->ld + j, dense->ld, block, matrix->type, matrix->ld, rows, cols);
+    return BW_OK;
+}
+
+void bw_matrix_add_to_dense(const bw_matrix *matrix, float *dense, int64_t ld) {
+    dense_view view = {dense, ld};
+    bw_matrix_visit(matrix, copy_block, &view);
+}

@@ -1,0 +1,67 @@
+/* shared.c - memory that the ranks of a node share. */
+#include <stdatomic.h>
+#include <string.h>
+#include "par/comms.h"
+
+typedef struct window {
+    MPI_Win handle;
+    char purpose[64];
+} window;
+
+/* Each rank clears its share, so that the work and the pages are spread over the node. */
+static void clear_share(const bw_grid *grid, const bw_shared *shared) {
+    int64_t from = shared->bytes * grid->node_rank / grid->node_size, to = shared->bytes * (grid->node_rank + 1) / grid->node_size;
+    memset((char *)shared->base + from, 0, (size_t)(to - from));
+}
+
+static int allocate(const bw_grid *grid, bw_shared *shared, window *window) {
+    MPI_Aint own = grid->node_rank == 0 ? (MPI_Aint)shared->bytes : 0, whole = 0;
+    void *mine = NULL;
+    int unit = 1;
+    if (MPI_Win_allocate_shared(own, 1, MPI_INFO_NULL, grid->comms->node, &mine, &window->handle) != MPI_SUCCESS)
+        return bw_fail(BW_SYSTEM, "no %.1f MiB of shared memory for %s on node %d: enlarge /dev/shm, use more nodes, or --weights stream",
+                       (double)shared->bytes / 1048576.0, window->purpose, grid->node);
+    BW_MPI(MPI_Win_shared_query(window->handle, 0, &whole, &unit, &shared->base));
+    BW_ASSERT((int64_t)whole >= shared->bytes);
+    return BW_OK;
+}
+
+int bw_shared_create(const bw_grid *grid, bw_shared *shared, int64_t bytes, const char *purpose) {
+    window *window = NULL;
+    int status = BW_NEW(window, 1, "shared"), worst = BW_OK;
+    BW_MPI(MPI_Allreduce(&status, &worst, 1, MPI_INT, MPI_MAX, grid->comms->node));
+    *shared = (bw_shared){.bytes = bytes > 0 ? bytes : 1, .window = window};
+    if (worst == BW_OK) {
+        window->handle = MPI_WIN_NULL;
+        snprintf(window->purpose, sizeof window->purpose, "%s", purpose);
+        status = allocate(grid, shared, window);
+        BW_MPI(MPI_Allreduce(&status, &worst, 1, MPI_INT, MPI_MAX, grid->comms->node));
+    }
+    if (worst != BW_OK) {
+        bw_free(window);
+        *shared = (bw_shared){0};
+        return status != BW_OK ? status : bw_fail(worst, "another rank of node %d got no shared memory for %s", grid->node, purpose);
+    }
+    clear_share(grid, shared);
+    if (grid->node_rank == 0) /* counted once a node, so that a sum over ranks is right */
+        bw_mem_note(purpose, shared->bytes);
+    return bw_node_sync(grid);
+}
+
+void bw_shared_free(const bw_grid *grid, bw_shared *shared) {
+    window *window = shared->window;
+    if (!window)
+        return;
+    if (grid->node_rank == 0)
+        bw_mem_note(window->purpose, -shared->bytes);
+    MPI_Win_free(&window->handle);
+    bw_free(window);
+    *shared = (bw_shared){0};
+}
+
+int bw_node_sync(const bw_grid *grid) {
+    atomic_thread_fence(memory_order_seq_cst);
+    BW_MPI(MPI_Barrier(grid->comms->node));
+    atomic_thread_fence(memory_order_seq_cst);
+    return BW_OK;
+}
