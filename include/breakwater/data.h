@@ -46,6 +46,7 @@ typedef struct bw_row {
     char *instruction, *input, *output; /* output NULL when absent; input NULL or "" when there is none; instruction: the last user turn of messages */
     bw_turn *turns;                     /* of a row of messages with more than one turn before the answer, else NULL */
     int64_t turn_count;
+    const char *unit;                   /* what `row` counts, for messages: "line" or "element" */
     int32_t row;
 } bw_row;
 typedef struct bw_rows { bw_row *rows; int64_t count; bw_hash fingerprint; } bw_rows; /* fingerprint of the file's bytes */

@@ -1,0 +1,174 @@
+/* dataset.c - rows to samples of tokens: prompt + answer + end, tokenised together as one text; the prompt's length is that of
+ * the prompt tokenised alone, as the method's authors have it. Where BPE merges over that border the two disagree: counted. */
+#include "breakwater/data.h"
+
+#include <string.h>
+
+enum { NAMED_ROWS = 8 }; /* dropped rows that the warning names */
+
+typedef struct builder {
+    bw_dataset *dataset;
+    const bw_tokenizer *tokenizer;
+    bw_template template;
+    const char *end; /* closes an answer */
+    int64_t max_length;
+    bool drop;
+    bw_tokens prompt, joint; /* of the row at hand */
+    bw_text text;
+    bw_tokens all;
+    int64_t capacity;
+    int32_t named[NAMED_ROWS];
+    int64_t dropped; /* of the file at hand */
+} builder;
+
+static int grow(builder *in) {
+    bw_dataset *dataset = in->dataset;
+    if (dataset->count < in->capacity)
+        return BW_OK;
+    int64_t capacity = in->capacity ? in->capacity * 2 : 256;
+    bw_sample *samples;
+    BW_TRY(BW_NEW(samples, capacity, "data set"));
+    if (dataset->count)
+        memcpy(samples, dataset->samples, (size_t)dataset->count * sizeof *samples);
+    bw_free(dataset->samples);
+    dataset->samples = samples;
+    in->capacity = capacity;
+    return BW_OK;
+}
+
+/* Tokenise a row: in->prompt and in->joint. */
+static int encode_row(builder *in, const bw_row *row, const char *path) {
+    in->text.length = 0;
+    in->prompt.count = in->joint.count = 0;
+    BW_TRY(bw_row_prompt(row, in->template, path, &in->text));
+    BW_TRY(bw_tokenizer_encode(in->tokenizer, in->text.data ? in->text.data : "", in->text.length, true, &in->prompt));
+    BW_TRY(bw_text_addf(&in->text, "%s%s", row->output, in->end));
+    return bw_tokenizer_encode(in->tokenizer, in->text.data, in->text.length, true, &in->joint);
+}
+
+static bool borders_differ(const bw_tokens *prompt, const bw_tokens *joint) {
+    return prompt->count > joint->count || memcmp(prompt->ids, joint->ids, (size_t)prompt->count * sizeof *joint->ids) != 0;
+}
+
+static int drop_row(builder *in, const bw_row *row, const char *path) {
+    if (!in->drop)
+        return bw_fail(BW_DATA,
+                       "%s: %s %d: no token of the answer is left within max_length %lld (the prompt alone has %lld); raise --max-length or take the "
+                       "row out, or --on-unsupervised drop",
+                       path, row->unit, row->row, (long long)in->max_length, (long long)in->prompt.count);
+    if (in->dropped < NAMED_ROWS)
+        in->named[in->dropped] = row->row;
+    in->dropped++;
+    return BW_OK;
+}
+
+static int add_row(builder *in, const bw_row *row, const char *path) {
+    BW_TRY(encode_row(in, row, path));
+    int64_t length = in->joint.count < in->max_length ? in->joint.count : in->max_length;
+    /* The first token is never asked for: nothing stands before it to predict it from. */
+    int64_t unasked = in->prompt.count > 1 ? in->prompt.count : 1;
+    if (unasked >= length)
+        return drop_row(in, row, path);
+    BW_TRY(grow(in));
+    bw_dataset *dataset = in->dataset;
+    dataset->samples[dataset->count++] =
+        (bw_sample){.offset = in->all.count, .length = (int32_t)length, .prompt_length = (int32_t)in->prompt.count, .row = row->row};
+    dataset->merged_borders += borders_differ(&in->prompt, &in->joint);
+    dataset->answer_tokens += length - unasked;
+    for (int64_t i = 0; i < length; i++)
+        BW_TRY(bw_tokens_add(&in->all, in->joint.ids[i]));
+    return BW_OK;
+}
+
+static int warn_dropped(const builder *in, const char *path, const char *unit) {
+    if (in->dropped == 0)
+        return BW_OK;
+    bw_text names = {0};
+    for (int64_t i = 0; i < in->dropped && i < NAMED_ROWS; i++)
+        BW_TRY(bw_text_addf(&names, "%s%d", i ? ", " : "", in->named[i]));
+    bw_warn("%s: %lld rows have no token of the answer left within max_length %lld and are left out: %s %s%s", path, (long long)in->dropped,
+            (long long)in->max_length, unit, names.data, in->dropped > NAMED_ROWS ? ", ..." : "");
+    bw_text_free(&names);
+    return BW_OK;
+}
+
+static int add_file(builder *in, const char *path) {
+    bw_rows rows;
+    BW_TRY(bw_rows_load(&rows, path, true));
+    int status = BW_OK;
+    in->dropped = 0;
+    for (int64_t i = 0; i < rows.count && status == BW_OK; i++)
+        status = add_row(in, &rows.rows[i], path);
+    if (status == BW_OK)
+        status = warn_dropped(in, path, rows.rows[0].unit);
+    in->dataset->dropped += in->dropped;
+    in->dataset->fingerprint = bw_hash_join(in->dataset->fingerprint, rows.fingerprint);
+    bw_rows_free(&rows);
+    return status;
+}
+
+static int find_end(builder *in) {
+    in->end = bw_template_end(in->template);
+    if (in->end && bw_tokenizer_id(in->tokenizer, in->end) < 0)
+        return bw_fail(BW_DATA,
+                       "the template %s closes an answer with %s, which this model's tokenizer does not have; choose the model's own --template",
+                       bw_template_name(in->template), in->end);
+    if (!in->end)
+        in->end = bw_tokenizer_eos_text(in->tokenizer);
+    return in->end ? BW_OK
+                   : bw_fail(BW_DATA, "the model's tokenizer names no end-of-text token (eos), so an answer would never end; add eos_token to its "
+                                      "tokenizer_config.json");
+}
+
+/* What else decides the tokens, beside the files. */
+static int fingerprint_settings(builder *in) {
+    in->text.length = 0;
+    BW_TRY(bw_text_addf(&in->text, "%s %lld %d", bw_template_name(in->template), (long long)in->max_length, bw_tokenizer_vocab(in->tokenizer)));
+    in->dataset->fingerprint = bw_hash_bytes(in->text.data, in->text.length);
+    return BW_OK;
+}
+
+static int check_arguments(const bw_list *paths, int64_t max_length, const char *on_unsupervised) {
+    if (paths->count < 1)
+        return bw_fail(BW_USAGE, "no data file is given; name at least one with --data");
+    if (max_length < 2 || max_length > INT32_MAX)
+        return bw_fail(BW_USAGE, "max_length is %lld; it must be at least 2", (long long)max_length);
+    if (strcmp(on_unsupervised, "drop") != 0 && strcmp(on_unsupervised, "error") != 0)
+        return bw_fail(BW_USAGE, "on_unsupervised is '%s'; it must be drop or error", on_unsupervised);
+    return BW_OK;
+}
+
+int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw_list *paths, bw_template which, int64_t max_length,
+                    const char *on_unsupervised) {
+    int status;
+    *dataset = (bw_dataset){0};
+    builder in = {.dataset = dataset, .tokenizer = tokenizer, .template = which, .max_length = max_length};
+    BW_GO(check_arguments(paths, max_length, on_unsupervised));
+    in.drop = strcmp(on_unsupervised, "drop") == 0;
+    BW_GO(find_end(&in));
+    BW_GO(fingerprint_settings(&in));
+    for (int i = 0; i < paths->count; i++)
+        BW_GO(add_file(&in, paths->items[i]));
+    if (dataset->count == 0)
+        BW_GO(bw_fail(BW_DATA, "%s: no row can be used: all %lld are longer than max_length %lld before their answer begins; raise --max-length",
+                      paths->items[0], (long long)dataset->dropped, (long long)max_length));
+    if (dataset->count > INT32_MAX)
+        BW_GO(bw_fail(BW_DATA, "%lld rows are more than a data set can hold (2147483647)", (long long)dataset->count));
+    dataset->tokens = in.all.ids;
+    dataset->token_count = in.all.count;
+    in.all = (bw_tokens){0};
+done:
+    bw_tokens_free(&in.prompt);
+    bw_tokens_free(&in.joint);
+    bw_tokens_free(&in.all);
+    bw_text_free(&in.text);
+    if (status != BW_OK)
+        bw_dataset_free(dataset);
+    return status;
+}
+
+void bw_dataset_free(bw_dataset *dataset) {
+    bw_free(dataset->tokens);
+    bw_free(dataset->samples);
+    *dataset = (bw_dataset){0};
+}
