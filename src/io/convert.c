@@ -1,0 +1,174 @@
+/* convert.c - number formats to fp32 and back. All of it is integer arithmetic or exact fp32 arithmetic, so the bits are the same on every
+ * CPU, with or without FMA, and whether subnormals are flushed or not. Inputs may lie at any address. */
+#include "io/convert.h"
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file formats are little-endian, and are read as they lie");
+
+/* The loops are compiled twice, and the loader takes the one for the CPU at hand. The sanitizers run too late for that choice. */
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
+#define FAST __attribute__((target_clones("avx2", "default")))
+#else
+#define FAST
+#endif
+
+static inline uint16_t load16(const uint8_t *at) {
+    uint16_t bits;
+    memcpy(&bits, at, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float half_to_float(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = (uint32_t)(half & 0x7fffu) << 13;
+    uint32_t normal = rest + 0x38000000u; /* exponent bias 15 becomes 127 */
+    uint32_t special = rest | 0x7f800000u;
+    /* A subnormal is m 2^-24: (1 + m 2^-10) 2^-14 less 2^-14, both normal fp32 numbers, and exact. */
+    uint32_t small = bits_of(float_of(rest | 0x38800000u) - 0x1p-14f);
+    uint32_t bits = rest < 0x00800000u ? small : rest >= 0x0f800000u ? special : normal;
+    return float_of(bits | sign);
+}
+
+static inline uint16_t float_to_half(float value) {
+    uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+    uint32_t large = rest < 0x47800000u ? rest : 0x47800000u; /* 2^16: infinity in fp16 */
+    /* Half a unit in the last place less one, and one more where that place is odd: ties go to even. A carry runs into the exponent, as it should. */
+    uint32_t normal = (large + 0xfffu + (large >> 13 & 1u) - 0x38000000u) >> 13;
+    /* The last place of 0.5 is 2^-24, the unit of fp16's subnormals: the addition rounds, to even. */
+    uint32_t small = bits_of(float_of(rest < 0x38800000u ? rest : 0) + 0.5f) - 0x3f000000u;
+    uint32_t nan = 0x7e00u | (rest >> 13 & 0x3ffu);
+    uint32_t half = rest > 0x7f800000u ? nan : rest < 0x38800000u ? small : normal;
+    return (uint16_t)(half | sign);
+}
+
+static inline uint16_t float_to_bfloat(float value) {
+    uint32_t bits = bits_of(value);
+    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
+}
+
+/* ---- plain types ---------------------------------------------------------------------------------------------------*/
+static void decode_f32(float *out, const uint8_t *in, int64_t count) {
+    memcpy(out, in, (size_t)count * sizeof *out);
+}
+
+FAST static void decode_f16(float *restrict out, const uint8_t *restrict in, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        out[i] = half_to_float(load16(in + 2 * i));
+}
+
+FAST static void decode_bf16(float *restrict out, const uint8_t *restrict in, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        out[i] = float_of((uint32_t)load16(in + 2 * i) << 16);
+}
+
+static void decode_f64(float *restrict out, const uint8_t *restrict in, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        double value;
+        memcpy(&value, in + 8 * i, sizeof value);
+        out[i] = (float)value;
+    }
+}
+
+static void encode_f32(uint8_t *out, const float *in, int64_t count) {
+    memcpy(out, in, (size_t)count * sizeof *in);
+}
+
+FAST static void encode_f16(uint8_t *restrict out, const float *restrict in, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        uint16_t half = float_to_half(in[i]);
+        memcpy(out + 2 * i, &half, sizeof half);
+    }
+}
+
+FAST static void encode_bf16(uint8_t *restrict out, const float *restrict in, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        uint16_t bfloat = float_to_bfloat(in[i]);
+        memcpy(out + 2 * i, &bfloat, sizeof bfloat);
+    }
+}
+
+/* ---- quantised types: blocks of 32 entries, scale d (fp16) in front, low nibbles are entries 0..15, high ones 16..31.
+ * d has 11 bits and q at most 8, so d q is exact in fp32 and d q + m is rounded once: the same with FMA as without. ----- */
+FAST static void decode_q8_0(float *restrict out, const uint8_t *restrict in, int64_t blocks) {
+    for (int64_t b = 0; b < blocks; b++, in += 34, out += 32) {
+        float d = half_to_float(load16(in));
+        for (int i = 0; i < 32; i++)
+            out[i] = d * (float)(int8_t)in[2 + i];
+    }
+}
+
+FAST static void decode_q4_0(float *restrict out, const uint8_t *restrict in, int64_t blocks) {
+    for (int64_t b = 0; b < blocks; b++, in += 18, out += 32) {
+        float d = half_to_float(load16(in));
+        for (int i = 0; i < 16; i++) {
+            out[i] = d * (float)((in[2 + i] & 15) - 8);
+            out[16 + i] = d * (float)((in[2 + i] >> 4) - 8);
+        }
+    }
+}
+
+FAST static void decode_q4_1(float *restrict out, const uint8_t *restrict in, int64_t blocks) {
+    for (int64_t b = 0; b < blocks; b++, in += 20, out += 32) {
+        float d = half_to_float(load16(in)), m = half_to_float(load16(in + 2));
+        for (int i = 0; i < 16; i++) {
+            out[i] = d * (float)(in[4 + i] & 15) + m;
+            out[16 + i] = d * (float)(in[4 + i] >> 4) + m;
+        }
+    }
+}
+
+/* ---- the table -----------------------------------------------------------------------------------------------------*/
+static const bw_dtype_row rows[BW_DTYPES] = {
+    [BW_F32] = {"F32", 0, 1, 4, true, decode_f32, encode_f32},      [BW_F16] = {"F16", 1, 1, 2, true, decode_f16, encode_f16},
+    [BW_BF16] = {"BF16", 30, 1, 2, true, decode_bf16, encode_bf16}, [BW_F64] = {"F64", 28, 1, 8, true, decode_f64, NULL},
+    [BW_Q8_0] = {"Q8_0", 8, 32, 34, false, decode_q8_0, NULL},      [BW_Q4_0] = {"Q4_0", 2, 32, 18, false, decode_q4_0, NULL},
+    [BW_Q4_1] = {"Q4_1", 3, 32, 20, false, decode_q4_1, NULL},
+};
+
+const bw_dtype_row *bw_dtype_get(bw_dtype dtype) {
+    return &rows[dtype];
+}
+
+const char *bw_dtype_name(bw_dtype dtype) {
+    return rows[dtype].name;
+}
+
+void bw_dtype_list(char *out, size_t size, bool safetensors) {
+    size_t used = 0;
+    out[0] = '\0';
+    for (int i = 0; i < BW_DTYPES && used < size; i++)
+        if (rows[i].safetensors || !safetensors)
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", rows[i].name);
+}
+
+int64_t bw_dtype_bytes(bw_dtype dtype, int64_t count) {
+    const bw_dtype_row *row = &rows[dtype];
+    return (count + row->block - 1) / row->block * row->bytes;
+}
+
+void bw_to_f32(float *out, const void *in, bw_dtype dtype, int64_t count) {
+    const bw_dtype_row *row = &rows[dtype];
+    int64_t whole = count / row->block, rest = count % row->block;
+    row->decode(out, in, whole);
+    if (rest) {
+        float last[BW_BLOCK_MAX];
+        row->decode(last, (const uint8_t *)in + whole * row->bytes, 1);
+        memcpy(out + whole * row->block, last, (size_t)rest * sizeof *out);
+    }
+}
+
+void bw_from_f32(void *out, const float *in, bw_dtype dtype, int64_t count) {
+    rows[dtype].encode(out, in, count);
+}
