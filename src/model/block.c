@@ -1,0 +1,302 @@
+/* model/block.c - one layer: norm, q k v, rotary embedding, attention, o, norm, gated MLP; each step's backward pass in reverse. */
+#include "block.h"
+#include <math.h>
+#include <string.h>
+
+/* ---- rotary angles, with the llama3 scaling of long contexts ------------------------------------------------------- */
+
+/* Source: Llama 3.1's rope_scaling in transformers' modeling_rope_utils: low frequencies are slowed by `factor`, high ones
+ * kept, those between blended. */
+static double scaled_frequency(const bw_spec *spec, double frequency)
+{
+    if (spec->rope_factor <= 0)
+        return frequency;
+    double wavelength = 2 * M_PI / frequency;
+    double low_wavelength = spec->rope_original / spec->rope_low, high_wavelength = spec->rope_original / spec->rope_high;
+    if (wavelength < high_wavelength)
+        return frequency;
+    if (wavelength > low_wavelength)
+        return frequency / spec->rope_factor;
+    double smooth = (spec->rope_original / wavelength - spec->rope_low) / (spec->rope_high - spec->rope_low);
+    return (1 - smooth) * frequency / spec->rope_factor + smooth * frequency;
+}
+
+/* Frequencies and angles are rounded to float where the reference does, so that long sequences turn by the same angle. */
+static void fill_angles(bw_block *block)
+{
+    int half = block->spec->head_dim / 2;
+    for (int i = 0; i < half; i++) {
+        float frequency = (float)scaled_frequency(block->spec, 1.0 / pow(block->spec->rope_theta, 2.0 * i / block->spec->head_dim));
+        for (int64_t p = 0; p < block->positions; p++) {
+            double angle = (double)((float)p * frequency);
+            block->cosines[p * half + i] = (float)cos(angle);
+            block->sines[p * half + i] = (float)sin(angle);
+        }
+    }
+}
+
+static int64_t widest_input(const bw_spec *spec)
+{
+    int64_t widest = 0;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        int64_t in;
+        bw_spec_shape(spec, (bw_target)target, NULL, &in);
+        widest = in > widest ? in : widest;
+    }
+    return widest;
+}
+
+/* Largest rank that a target has in any layer: scratch fits every layer, also where rank_pattern makes them differ. */
+static int largest_rank(const bw_spec *spec, const bw_lora *lora, bw_target target)
+{
+    int largest = 0;
+    for (int layer = 0; lora && layer < spec->n_layer; layer++) {
+        const bw_lora_view *view = bw_lora_at(lora, layer, target);
+        largest = view && view->r > largest ? view->r : largest;
+    }
+    return largest;
+}
+
+static int largest_rank_of_all(const bw_spec *spec, const bw_lora *lora)
+{
+    int largest = 0;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        int rank = largest_rank(spec, lora, (bw_target)target);
+        largest = rank > largest ? rank : largest;
+    }
+    return largest;
+}
+
+int bw_block_create(bw_block *block, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens, int64_t positions)
+{
+    *block = (bw_block){.spec = spec, .lora = lora, .positions = positions};
+    block->attention = (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
+    BW_TRY(BW_NEW(block->cosines, positions * spec->head_dim / 2, "activations"));
+    BW_TRY(BW_NEW(block->sines, positions * spec->head_dim / 2, "activations"));
+    fill_angles(block);
+    if (lora) {
+        BW_TRY(BW_NEW(block->dropped, max_tokens * widest_input(spec), "activations"));
+        BW_TRY(BW_NEW(block->d_wide, max_tokens * widest_input(spec), "activations"));
+        BW_TRY(BW_NEW(block->d_low, max_tokens * largest_rank_of_all(spec, lora), "activations"));
+    }
+    return BW_OK;
+}
+
+void bw_block_free(bw_block *block)
+{
+    bw_free(block->cosines);
+    bw_free(block->sines);
+    bw_free(block->dropped);
+    bw_free(block->d_wide);
+    bw_free(block->d_low);
+    *block = (bw_block){0};
+}
+
+/* ---- memory of a pass: one allocation, cut up by a table of sizes --------------------------------------------------- */
+typedef struct slice { float **place; int64_t count; } slice;
+
+static int cut(float **memory, const slice *slices, int count)
+{
+    int64_t total = 0;
+    for (int i = 0; i < count; i++)
+        total += (slices[i].count + 15) / 16 * 16; /* each starts on a cache line */
+    BW_TRY(BW_NEW(*memory, total, "activations"));
+    float *next = *memory;
+    for (int i = 0; i < count; i++) {
+        *slices[i].place = next;
+        next += (slices[i].count + 15) / 16 * 16;
+    }
+    return BW_OK;
+}
+
+int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, int64_t T)
+{
+    *saved = (bw_saved){0};
+    int64_t C = spec->d_model, F = spec->d_ff, query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
+    slice slices[13 + BW_TARGETS] = {
+        {&saved->normed_attention, T * C}, {&saved->inv_rms_attention, T}, {&saved->q, T * query}, {&saved->k, T * key}, {&saved->v, T * key},
+        {&saved->mixed, T * query}, {&saved->lse, T * spec->n_head}, {&saved->middle, T * C}, {&saved->normed_mlp, T * C}, {&saved->inv_rms_mlp, T},
+        {&saved->gate, T * F}, {&saved->up, T * F}, {&saved->hidden, T * F},
+    };
+    for (int target = 0; target < BW_TARGETS; target++)
+        slices[13 + target] = (slice){&saved->low[target], T * largest_rank(spec, lora, (bw_target)target)};
+    return cut(&saved->memory, slices, 13 + BW_TARGETS);
+}
+
+void bw_saved_free(bw_saved *saved)
+{
+    bw_free(saved->memory);
+    *saved = (bw_saved){0};
+}
+
+int bw_slopes_create(bw_slopes *slopes, const bw_spec *spec, int64_t T)
+{
+    *slopes = (bw_slopes){0};
+    int64_t query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
+    const slice slices[] = {{&slopes->wide_a, T * spec->d_ff}, {&slopes->wide_b, T * spec->d_ff}, {&slopes->q, T * query},
+                            {&slopes->k, T * key}, {&slopes->v, T * key}, {&slopes->mixed, T * query}, {&slopes->normed, T * spec->d_model}};
+    return cut(&slopes->memory, slices, (int)(sizeof slices / sizeof *slices));
+}
+
+void bw_slopes_free(bw_slopes *slopes)
+{
+    bw_free(slopes->memory);
+    *slopes = (bw_slopes){0};
+}
+
+/* ---- one projection with its LoRA ----------------------------------------------------------------------------------- */
+typedef struct projection { int64_t out, in; const bw_lora_view *lora; } projection;
+
+static projection projection_of(const bw_block *block, int layer, bw_target target)
+{
+    projection p = {.lora = block->lora ? bw_lora_at(block->lora, layer, target) : NULL};
+    bw_spec_shape(block->spec, target, &p.out, &p.in);
+    return p;
+}
+
+static void drop(const bw_block *block, const bw_rows_of *rows, int layer, bw_target target, float *y, const float *x, int64_t width)
+{
+    bw_dropout(y, x, rows->samples, rows->positions, block->seed, block->step, (uint32_t)(layer * 8 + (int)target), block->dropout, rows->T, width);
+}
+
+/* The LoRA's input: x itself, or x with this target's mask applied (made again in the backward pass, not kept). */
+static const float *lora_input(const bw_block *block, const bw_rows_of *rows, int layer, bw_target target, const float *x, int64_t width)
+{
+    if (block->dropout <= 0)
+        return x;
+    drop(block, rows, layer, target, block->dropped, x, width);
+    return block->dropped;
+}
+
+/* y = beta * y + x W^T + scaling * (drop(x) A^T) B^T */
+static void project(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, bw_target target, const float *x, float beta,
+                    float *y, float *low)
+{
+    projection p = projection_of(block, layer, target);
+    bw_gemm(false, true, rows->T, p.out, p.in, 1, x, p.in, weights->weight[target], p.in, beta, y, p.out);
+    if (!p.lora)
+        return;
+    const float *input = lora_input(block, rows, layer, target, x, p.in);
+    bw_gemm(false, true, rows->T, p.lora->r, p.in, 1, input, p.in, p.lora->A, p.in, 0, low, p.lora->r);
+    bw_gemm(false, true, rows->T, p.out, p.lora->r, p.lora->scaling, low, p.lora->r, p.lora->B, p.lora->r, 1, y, p.out);
+}
+
+/* dA, dB of the views are written; dx = beta * dx + the gradient of x, unless dx is NULL. */
+static void project_backward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, bw_target target, const float *x,
+                             const float *low, const float *dy, float beta, float *dx)
+{
+    projection p = projection_of(block, layer, target);
+    int64_t T = rows->T;
+    if (dx)
+        bw_gemm(false, false, T, p.in, p.out, 1, dy, p.out, weights->weight[target], p.in, beta, dx, p.in);
+    if (!p.lora)
+        return;
+    int r = p.lora->r;
+    float scaling = p.lora->scaling;
+    bw_gemm(true, false, p.out, r, T, scaling, dy, p.out, low, r, 0, p.lora->dB, r);
+    bw_gemm(false, false, T, r, p.out, scaling, dy, p.out, p.lora->B, r, 0, block->d_low, r);
+    const float *input = lora_input(block, rows, layer, target, x, p.in);
+    bw_gemm(true, false, r, p.in, T, 1, block->d_low, r, input, p.in, 0, p.lora->dA, p.in);
+    if (!dx)
+        return;
+    if (block->dropout <= 0) {
+        bw_gemm(false, false, T, p.in, r, 1, block->d_low, r, p.lora->A, p.in, 1, dx, p.in);
+        return;
+    }
+    bw_gemm(false, false, T, p.in, r, 1, block->d_low, r, p.lora->A, p.in, 0, block->d_wide, p.in);
+    drop(block, rows, layer, target, block->d_wide, block->d_wide, p.in);
+    bw_add(dx, block->d_wide, T * p.in);
+}
+
+static void rotate(const bw_block *block, const bw_rows_of *rows, float *x, int n_head, bool inverse)
+{
+    int head_dim = block->spec->head_dim;
+    bw_rope(x, (int64_t)n_head * head_dim, rows->positions, block->cosines, block->sines, rows->T, n_head, head_dim, inverse);
+}
+
+static void norm_forward(const bw_block *block, int64_t T, float *y, float *inv_rms, const float *x, const float *w)
+{
+    bw_rmsnorm_forward(y, inv_rms, x, w, block->spec->norm_add_one, (float)block->spec->norm_eps, T, block->spec->d_model);
+}
+
+static void norm_backward(const bw_block *block, int64_t T, float *dx, const float *dy, const float *x, const float *inv_rms, const float *w)
+{
+    bw_rmsnorm_backward(dx, dy, x, inv_rms, w, block->spec->norm_add_one, T, block->spec->d_model);
+}
+
+/* ---- the layer -------------------------------------------------------------------------------------------------------*/
+
+void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved)
+{
+    norm_forward(block, rows->T, saved->normed_attention, saved->inv_rms_attention, x, weights->norm_attention);
+    project(block, rows, weights, layer, BW_Q, saved->normed_attention, 0, saved->q, saved->low[BW_Q]);
+    project(block, rows, weights, layer, BW_K, saved->normed_attention, 0, saved->k, saved->low[BW_K]);
+    project(block, rows, weights, layer, BW_V, saved->normed_attention, 0, saved->v, saved->low[BW_V]);
+    rotate(block, rows, saved->q, block->spec->n_head, false);
+    rotate(block, rows, saved->k, block->spec->n_kv, false);
+}
+
+void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved, float *out)
+{
+    size_t stream_bytes = (size_t)(rows->T * block->spec->d_model) * sizeof(float);
+    memcpy(saved->middle, x, stream_bytes);
+    project(block, rows, weights, layer, BW_O, saved->mixed, 1, saved->middle, saved->low[BW_O]);
+    norm_forward(block, rows->T, saved->normed_mlp, saved->inv_rms_mlp, saved->middle, weights->norm_mlp);
+    project(block, rows, weights, layer, BW_GATE, saved->normed_mlp, 0, saved->gate, saved->low[BW_GATE]);
+    project(block, rows, weights, layer, BW_UP, saved->normed_mlp, 0, saved->up, saved->low[BW_UP]);
+    bw_swiglu_forward(saved->hidden, saved->gate, saved->up, rows->T * block->spec->d_ff);
+    memcpy(out, saved->middle, stream_bytes);
+    project(block, rows, weights, layer, BW_DOWN, saved->hidden, 1, out, saved->low[BW_DOWN]);
+}
+
+static bool trains(const bw_block *block, int layer, unsigned mask)
+{
+    for (int target = 0; target < BW_TARGETS; target++)
+        if ((mask & 1u << target) && bw_lora_at(block->lora, layer, (bw_target)target))
+            return true;
+    return false;
+}
+
+static void mlp_backward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const bw_saved *saved, bw_slopes *slopes,
+                         float *dx, bool need_dx)
+{
+    float *d_gate = slopes->wide_a, *d_up = slopes->wide_b, *d_normed = need_dx ? slopes->normed : NULL;
+    bool inner = need_dx || trains(block, layer, 1u << BW_GATE | 1u << BW_UP);
+    project_backward(block, rows, weights, layer, BW_DOWN, saved->hidden, saved->low[BW_DOWN], dx, 0, inner ? d_up : NULL);
+    if (!inner)
+        return;
+    bw_swiglu_backward(d_gate, d_up, d_up, saved->gate, saved->up, rows->T * block->spec->d_ff);
+    project_backward(block, rows, weights, layer, BW_GATE, saved->normed_mlp, saved->low[BW_GATE], d_gate, 0, d_normed);
+    project_backward(block, rows, weights, layer, BW_UP, saved->normed_mlp, saved->low[BW_UP], d_up, 1, d_normed);
+    if (need_dx)
+        norm_backward(block, rows->T, dx, d_normed, saved->middle, saved->inv_rms_mlp, weights->norm_mlp);
+}
+
+static void attention_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer, const float *x,
+                               const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
+{
+    const bw_spec *spec = block->spec;
+    bool inner = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V);
+    project_backward(block, rows, weights, layer, BW_O, saved->mixed, saved->low[BW_O], dx, 0, inner ? slopes->mixed : NULL);
+    if (!inner)
+        return;
+    bw_attention_backward(&block->attention, slopes->q, slopes->k, slopes->v, slopes->mixed, saved->mixed, saved->lse, saved->q, saved->k, saved->v,
+                          (int64_t)spec->n_head * spec->head_dim, (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq);
+    rotate(block, rows, slopes->q, spec->n_head, true);
+    rotate(block, rows, slopes->k, spec->n_kv, true);
+    float *d_normed = need_dx ? slopes->normed : NULL;
+    project_backward(block, rows, weights, layer, BW_Q, saved->normed_attention, saved->low[BW_Q], slopes->q, 0, d_normed);
+    project_backward(block, rows, weights, layer, BW_K, saved->normed_attention, saved->low[BW_K], slopes->k, 1, d_normed);
+    project_backward(block, rows, weights, layer, BW_V, saved->normed_attention, saved->low[BW_V], slopes->v, 1, d_normed);
+    if (need_dx)
+        norm_backward(block, rows->T, dx, d_normed, x, saved->inv_rms_attention, weights->norm_attention);
+}
+
+void bw_block_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer, const float *x,
+                       const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
+{
+    bool attention = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V | 1u << BW_O);
+    mlp_backward(block, rows, weights, layer, saved, slopes, dx, attention);
+    if (attention)
+        attention_backward(block, rows, batch, weights, layer, x, saved, slopes, dx, need_dx);
+}

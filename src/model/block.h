@@ -1,0 +1,60 @@
+/* model/block.h - the arithmetic of one transformer layer, forward next to backward. Private to model/: transformer.c runs
+ * it with packed attention and gradients, generate.c with a KV cache. No MPI, no allocation after create. */
+#ifndef BREAKWATER_MODEL_BLOCK_H
+#define BREAKWATER_MODEL_BLOCK_H
+#include "breakwater/model.h"
+#include "breakwater/num.h"
+
+typedef struct bw_block {
+    const bw_spec *spec;
+    const bw_lora *lora; /* or NULL */
+    bw_attention attention;
+    float *cosines, *sines; /* [positions][head_dim / 2] */
+    int64_t positions;
+    /* dropout of this pass: 0 when evaluating */
+    float dropout;
+    uint64_t seed;
+    uint32_t step;
+    /* scratch for T rows: a target's dropped input, its gradient, and T x r of a gradient */
+    float *dropped, *d_wide, *d_low;
+} bw_block;
+int bw_block_create(bw_block *block, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens, int64_t positions);
+void bw_block_free(bw_block *block);
+
+typedef struct bw_rows_of { /* the rows of a pass */
+    int64_t T;
+    const int32_t *positions, *samples; /* samples: keys of the dropout masks; NULL when evaluating */
+} bw_rows_of;
+
+/* What a layer's backward pass needs of its forward pass; all T rows. The input x belongs to the caller. */
+typedef struct bw_saved {
+    float *normed_attention, *inv_rms_attention;
+    float *q, *k, *v, *mixed, *lse; /* mixed: attention's output, before the o projection */
+    float *middle;                  /* residual stream after attention */
+    float *normed_mlp, *inv_rms_mlp;
+    float *gate, *up, *hidden;      /* hidden = silu(gate) * up */
+    float *low[BW_TARGETS];         /* T x r: dropped input times A^T */
+    float *memory;                  /* owns all of the above */
+} bw_saved;
+int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens);
+void bw_saved_free(bw_saved *saved);
+
+/* x -> q, k (rotated), v. */
+void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved);
+/* mixed -> middle -> out (T x C). out may be x. */
+void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved, float *out);
+
+/* Gradient buffers of one layer's backward pass, shared by all layers. */
+typedef struct bw_slopes {
+    float *wide_a, *wide_b; /* T x F */
+    float *q, *k, *v, *mixed, *normed;
+    float *memory;
+} bw_slopes;
+int bw_slopes_create(bw_slopes *slopes, const bw_spec *spec, int64_t max_tokens);
+void bw_slopes_free(bw_slopes *slopes);
+
+/* dx holds the gradient of the layer's output and leaves with that of its input (of nothing, when need_dx is false: the
+ * layer is the lowest with a LoRA, and what nobody asks for is not computed). LoRA gradients go to the views. */
+void bw_block_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer, const float *x,
+                       const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx);
+#endif

@@ -1,0 +1,268 @@
+/* model/generate.c - greedy decoding in batches with a KV cache.
+ *
+ * A pass runs rows of several sequences through all layers: whole prompts first (prefill), then one row a sequence. Both
+ * go the same way; only the number of rows a sequence brings differs. */
+#include "block.h"
+#include <string.h>
+
+enum { PREFILL_TOKENS = 2048 }; /* rows of one prefill pass, a longer prompt apart: bounds the scratch, not the answers */
+
+typedef struct sequence {
+    const bw_tokens *prompt;
+    bw_answer *answer;
+    int32_t length;  /* rows in the cache */
+    int32_t next;    /* token to be fed next */
+    bool active;
+} sequence;
+
+typedef struct run { int slot, rows; int64_t first; } run; /* consecutive rows of a pass that belong to one sequence */
+
+typedef struct decoder {
+    const bw_grid *grid;
+    bw_store *store;
+    const bw_spec *spec;
+    bw_block block;
+    bw_saved saved;
+    int64_t max_rows, max_length;
+    int max_slots;
+    float *x;
+    float *keys, *values;       /* [layer][slot][max_length][n_kv * head_dim] */
+    float *last, *normed, *inv_rms, *logits; /* one row a sequence */
+    int32_t *tokens, *positions;
+    run *runs;
+    int n_runs;
+    int64_t T;
+    sequence *sequences;
+} decoder;
+
+static void decoder_free(decoder *d)
+{
+    bw_saved_free(&d->saved);
+    bw_block_free(&d->block);
+    void *owned[] = {d->x, d->keys, d->values, d->last, d->normed, d->inv_rms, d->logits, d->tokens, d->positions, d->runs, d->sequences};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        bw_free(owned[i]);
+}
+
+static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int64_t max_prompt, int64_t max_new, int64_t batch)
+{
+    const bw_spec *spec = bw_store_spec(store);
+    int64_t C = spec->d_model, V = spec->vocab;
+    int64_t rows = max_prompt > PREFILL_TOKENS ? max_prompt : PREFILL_TOKENS;
+    *d = (decoder){.grid = grid, .store = store, .spec = spec, .max_slots = (int)batch, .max_length = max_prompt + max_new};
+    d->max_rows = rows < max_prompt * batch ? rows : max_prompt * batch;
+    d->max_rows = d->max_rows > batch ? d->max_rows : batch;
+    int64_t cache = spec->n_layer * batch * d->max_length * spec->n_kv * spec->head_dim;
+    BW_TRY(bw_block_create(&d->block, spec, NULL, d->max_rows, d->max_length));
+    BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
+    BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
+    BW_TRY(BW_NEW(d->keys, cache, "KV cache"));
+    BW_TRY(BW_NEW(d->values, cache, "KV cache"));
+    BW_TRY(BW_NEW(d->last, batch * C, "activations"));
+    BW_TRY(BW_NEW(d->normed, batch * C, "activations"));
+    BW_TRY(BW_NEW(d->inv_rms, batch, "activations"));
+    BW_TRY(BW_NEW(d->logits, batch * V, "activations"));
+    BW_TRY(BW_NEW(d->tokens, d->max_rows, "activations"));
+    BW_TRY(BW_NEW(d->positions, d->max_rows, "activations"));
+    BW_TRY(BW_NEW(d->runs, batch, "activations"));
+    return BW_NEW(d->sequences, batch, "activations");
+}
+
+/* ---- one pass ---------------------------------------------------------------------------------------------------------*/
+
+static void pass_begin(decoder *d) { d->n_runs = 0, d->T = 0; }
+
+static void pass_add(decoder *d, int slot, const int32_t *tokens, int32_t count)
+{
+    sequence *s = &d->sequences[slot];
+    d->runs[d->n_runs++] = (run){.slot = slot, .rows = count, .first = d->T};
+    for (int32_t i = 0; i < count; i++) {
+        d->tokens[d->T + i] = tokens[i];
+        d->positions[d->T + i] = s->length + i;
+    }
+    d->T += count;
+}
+
+static void attend(decoder *d, int layer)
+{
+    const bw_spec *spec = d->spec;
+    int64_t query = (int64_t)spec->n_head * spec->head_dim, width = (int64_t)spec->n_kv * spec->head_dim;
+    for (int i = 0; i < d->n_runs; i++) {
+        const run *r = &d->runs[i];
+        int32_t before = d->sequences[r->slot].length;
+        int64_t cache = ((int64_t)layer * d->max_slots + r->slot) * d->max_length * width;
+        memcpy(d->keys + cache + before * width, d->saved.k + r->first * width, (size_t)(r->rows * width) * sizeof(float));
+        memcpy(d->values + cache + before * width, d->saved.v + r->first * width, (size_t)(r->rows * width) * sizeof(float));
+        bw_attention_cached(&d->block.attention, d->saved.mixed + r->first * query, d->saved.q + r->first * query, query, r->rows, d->keys + cache,
+                            d->values + cache, width, before + r->rows);
+    }
+}
+
+/* The next token of every sequence in the pass, from its last row. */
+static void choose(decoder *d)
+{
+    int64_t C = d->spec->d_model, V = d->spec->vocab;
+    for (int i = 0; i < d->n_runs; i++)
+        memcpy(d->last + i * C, d->x + (d->runs[i].first + d->runs[i].rows - 1) * C, (size_t)C * sizeof(float));
+    bw_rmsnorm_forward(d->normed, d->inv_rms, d->last, bw_store_norm(d->store), d->spec->norm_add_one, (float)d->spec->norm_eps, d->n_runs, C);
+    bw_gemm(false, true, d->n_runs, V, C, 1, d->normed, C, bw_store_head(d->store), C, 0, d->logits, V);
+    for (int i = 0; i < d->n_runs; i++) {
+        sequence *s = &d->sequences[d->runs[i].slot];
+        s->length += d->runs[i].rows;
+        s->next = (int32_t)bw_argmax(d->logits + i * V, V);
+    }
+}
+
+static int pass_run(decoder *d)
+{
+    bw_rows_of rows = {.T = d->T, .positions = d->positions};
+    bw_embed(d->x, bw_store_embedding(d->store), d->tokens, d->T, d->spec->d_model, (float)d->spec->embed_scale);
+    for (int layer = 0; layer < d->spec->n_layer; layer++) {
+        bw_layer weights;
+        BW_TRY(bw_store_acquire(d->store, layer, (layer + 1) % d->spec->n_layer, &weights));
+        bw_block_inputs_forward(&d->block, &rows, &weights, layer, d->x, &d->saved);
+        attend(d, layer);
+        bw_block_output_forward(&d->block, &rows, &weights, layer, d->x, &d->saved, d->x);
+        BW_TRY(bw_store_release(d->store, layer));
+    }
+    choose(d);
+    return BW_OK;
+}
+
+/* ---- one batch ------------------------------------------------------------------------------------------------------- */
+
+/* A streamed store makes every pass collective, so ranks that have nothing left must go on until all are done. */
+static int anyone(const decoder *d, bool mine, bool *result)
+{
+    int64_t flag = mine;
+    if (bw_store_streams(d->store))
+        BW_TRY(bw_max_ints(d->grid, &flag, 1));
+    *result = flag != 0;
+    return BW_OK;
+}
+
+static bool stops(int32_t token, const int32_t *stop, int n_stop)
+{
+    for (int i = 0; i < n_stop; i++)
+        if (token == stop[i])
+            return true;
+    return false;
+}
+
+static void take_next(sequence *s, int64_t max_new, const int32_t *stop, int n_stop)
+{
+    if (stops(s->next, stop, n_stop)) {
+        s->answer->ended = true;
+        s->active = false;
+        return;
+    }
+    s->answer->tokens[s->answer->count++] = s->next;
+    s->active = s->answer->count < max_new;
+}
+
+static int prefill(decoder *d, int count, int64_t max_new, const int32_t *stop, int n_stop)
+{
+    int slot = 0;
+    for (;;) {
+        bool more;
+        BW_TRY(anyone(d, slot < count, &more));
+        if (!more)
+            return BW_OK;
+        pass_begin(d);
+        int first = slot;
+        while (slot < count && (d->T == 0 || d->T + d->sequences[slot].prompt->count <= d->max_rows)) {
+            pass_add(d, slot, d->sequences[slot].prompt->ids, (int32_t)d->sequences[slot].prompt->count);
+            slot++;
+        }
+        BW_TRY(pass_run(d));
+        for (int i = first; i < slot; i++)
+            take_next(&d->sequences[i], max_new, stop, n_stop);
+    }
+}
+
+static int decode(decoder *d, int count, int64_t max_new, const int32_t *stop, int n_stop)
+{
+    for (;;) {
+        pass_begin(d);
+        for (int slot = 0; slot < count; slot++)
+            if (d->sequences[slot].active)
+                pass_add(d, slot, &d->sequences[slot].next, 1);
+        bool more;
+        BW_TRY(anyone(d, d->T > 0, &more));
+        if (!more)
+            return BW_OK;
+        BW_TRY(pass_run(d));
+        for (int i = 0; i < d->n_runs; i++)
+            take_next(&d->sequences[d->runs[i].slot], max_new, stop, n_stop);
+    }
+}
+
+static int batch_run(decoder *d, const bw_tokens *prompts, bw_answer *answers, int count, int64_t max_new, const int32_t *stop, int n_stop)
+{
+    for (int i = 0; i < count; i++)
+        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i]};
+    BW_TRY(prefill(d, count, max_new, stop, n_stop));
+    return decode(d, count, max_new, stop, n_stop);
+}
+
+/* Batches [first, first + count) of this rank in a round. */
+static int64_t share(const bw_grid *grid, int64_t round, int64_t batch, int64_t count, int64_t *first)
+{
+    *first = (round * grid->size + grid->rank) * batch;
+    int64_t left = count - *first;
+    if (left <= 0)
+        *first = 0;
+    return left <= 0 ? 0 : left < batch ? left : batch;
+}
+
+/* All memory is had before the first collective pass: a rank that fails inside a pass would leave the others waiting. */
+static int answers_create(const bw_grid *grid, int64_t rounds, int64_t batch, int64_t count, int64_t max_new, bw_answer *answers)
+{
+    for (int64_t round = 0; round < rounds; round++) {
+        int64_t first, mine = share(grid, round, batch, count, &first);
+        for (int64_t i = first; i < first + mine; i++)
+            BW_TRY(BW_NEW(answers[i].tokens, max_new, "answers"));
+    }
+    return BW_OK;
+}
+
+static int64_t longest(const bw_tokens *prompts, int64_t count)
+{
+    int64_t most = 1;
+    for (int64_t i = 0; i < count; i++)
+        most = prompts[i].count > most ? prompts[i].count : most;
+    return most;
+}
+
+int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, int64_t count, int64_t batch, int64_t max_new, const int32_t *stop,
+                int n_stop, bw_answer *answers, void (*progress)(int64_t done, int64_t of))
+{
+    BW_ASSERT(batch > 0 && max_new > 0);
+    for (int64_t i = 0; i < count; i++)
+        BW_ASSERT(prompts[i].count > 0);
+    decoder d = {0};
+    int64_t batches = (count + batch - 1) / batch, rounds = (batches + grid->size - 1) / grid->size;
+    double start = bw_now(), flops = bw_gemm_flops();
+    int status = answers_create(grid, rounds, batch, count, max_new, answers);
+    if (status == BW_OK)
+        status = decoder_create(&d, grid, store, longest(prompts, count), max_new, batch < count ? batch : count > 0 ? count : 1);
+    status = bw_agree(grid, status);
+    for (int64_t round = 0; status == BW_OK && round < rounds; round++) {
+        int64_t first, mine = share(grid, round, batch, count, &first);
+        status = batch_run(&d, prompts + first, answers + first, (int)mine, max_new, stop, n_stop);
+        int64_t done = (round + 1) * grid->size * batch;
+        if (progress)
+            progress(done < count ? done : count, count);
+    }
+    status = bw_agree(grid, status);
+    decoder_free(&d);
+    bw_event_add(BW_EVENT_GENERATE, bw_now() - start, bw_gemm_flops() - flops, 0);
+    return status;
+}
+
+void bw_answers_free(bw_answer *answers, int64_t count)
+{
+    for (int64_t i = 0; answers && i < count; i++)
+        bw_free(answers[i].tokens);
+    bw_free(answers);
+}

@@ -1,0 +1,270 @@
+/* model/transformer.c - forward, loss and backward over all layers of one micro-batch. */
+#include "block.h"
+#include <math.h>
+#include <string.h>
+
+struct bw_transformer {
+    bw_store *store;
+    const bw_spec *spec;
+    bw_block block;
+    int64_t max_tokens, max_answers;
+    bool training, recompute;
+    int lowest;           /* first layer with a LoRA: below it nothing needs a gradient */
+    float **x;            /* input of each layer, x[n_layer] the last output; evaluating: one buffer, in place */
+    bw_saved *saved;      /* a set per layer, or one set used again */
+    int n_saved;
+    bw_slopes slopes;
+    float *dx;
+    float *rows, *normed, *inv_rms, *d_rows, *row_loss, *loss_scratch; /* answer rows */
+    int32_t *row_of, *row_target;
+};
+
+/* ---- create and free ------------------------------------------------------------------------------------------------- */
+
+static int lowest_layer(const bw_spec *spec, const bw_lora *lora)
+{
+    for (int i = 0; lora && i < spec->n_layer * BW_TARGETS; i++)
+        if (bw_lora_at(lora, i / BW_TARGETS, (bw_target)(i % BW_TARGETS)))
+            return i / BW_TARGETS;
+    return spec->n_layer;
+}
+
+static int create_streams(bw_transformer *t)
+{
+    int n = t->spec->n_layer;
+    BW_TRY(BW_NEW(t->x, n + 1, "activations"));
+    int64_t size = t->max_tokens * t->spec->d_model;
+    BW_TRY(BW_NEW(t->x[0], size, "activations"));
+    for (int layer = 1; layer <= n; layer++) {
+        if (t->training)
+            BW_TRY(BW_NEW(t->x[layer], size, "activations"));
+        else
+            t->x[layer] = t->x[0];
+    }
+    return BW_OK;
+}
+
+static int create_saved(bw_transformer *t, const bw_lora *lora)
+{
+    t->n_saved = t->training && !t->recompute ? t->spec->n_layer : 1;
+    BW_TRY(BW_NEW(t->saved, t->n_saved, "activations"));
+    for (int i = 0; i < t->n_saved; i++)
+        BW_TRY(bw_saved_create(&t->saved[i], t->spec, lora, t->max_tokens));
+    return BW_OK;
+}
+
+static int create_answers(bw_transformer *t)
+{
+    int64_t n = t->max_answers, C = t->spec->d_model;
+    BW_TRY(BW_NEW(t->rows, n * C, "activations"));
+    BW_TRY(BW_NEW(t->normed, n * C, "activations"));
+    BW_TRY(BW_NEW(t->inv_rms, n, "activations"));
+    BW_TRY(BW_NEW(t->row_loss, n, "activations"));
+    BW_TRY(BW_NEW(t->row_of, n, "activations"));
+    BW_TRY(BW_NEW(t->row_target, n, "activations"));
+    BW_TRY(BW_NEW(t->d_rows, n * C, "activations"));
+    return BW_NEW(t->loss_scratch, bw_loss_scratch(n, C), "activations");
+}
+
+int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, int64_t max_tokens, int64_t max_answers, bool training, bool recompute)
+{
+    *out = NULL;
+    bw_transformer *t;
+    BW_TRY(BW_NEW(t, 1, "activations"));
+    int status = BW_OK;
+    t->store = store;
+    t->spec = bw_store_spec(store);
+    t->max_tokens = max_tokens > 0 ? max_tokens : 1;
+    t->max_answers = max_answers > 0 ? max_answers : 1;
+    t->training = training;
+    t->recompute = recompute;
+    t->lowest = lowest_layer(t->spec, lora);
+    BW_GO(bw_block_create(&t->block, t->spec, lora, t->max_tokens, t->max_tokens));
+    BW_GO(create_streams(t));
+    BW_GO(create_saved(t, lora));
+    BW_GO(create_answers(t));
+    if (training) {
+        BW_GO(bw_slopes_create(&t->slopes, t->spec, t->max_tokens));
+        BW_GO(BW_NEW(t->dx, t->max_tokens * t->spec->d_model, "activations"));
+    }
+    *out = t;
+done:
+    if (status != BW_OK)
+        bw_transformer_free(t);
+    return status;
+}
+
+void bw_transformer_free(bw_transformer *t)
+{
+    if (!t)
+        return;
+    for (int layer = 0; t->x && layer <= t->spec->n_layer; layer++)
+        if (layer == 0 || t->x[layer] != t->x[0])
+            bw_free(t->x[layer]);
+    bw_free(t->x);
+    for (int i = 0; t->saved && i < t->n_saved; i++)
+        bw_saved_free(&t->saved[i]);
+    bw_free(t->saved);
+    bw_slopes_free(&t->slopes);
+    bw_block_free(&t->block);
+    void *owned[] = {t->dx, t->rows, t->normed, t->inv_rms, t->d_rows, t->row_loss, t->loss_scratch, t->row_of, t->row_target};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        bw_free(owned[i]);
+    bw_free(t);
+}
+
+/* ---- forward --------------------------------------------------------------------------------------------------------- */
+
+static bw_saved *saved_of(bw_transformer *t, int layer) { return &t->saved[t->n_saved == 1 ? 0 : layer]; }
+
+static bw_rows_of rows_of(const bw_batch *batch) { return (bw_rows_of){.T = batch->T, .positions = batch->positions, .samples = batch->samples}; }
+
+static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_layer *weights, int layer)
+{
+    const bw_spec *spec = t->spec;
+    bw_rows_of rows = rows_of(batch);
+    bw_saved *saved = saved_of(t, layer);
+    bw_block_inputs_forward(&t->block, &rows, weights, layer, t->x[layer], saved);
+    bw_attention_forward(&t->block.attention, saved->mixed, saved->lse, saved->q, saved->k, saved->v, (int64_t)spec->n_head * spec->head_dim,
+                         (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq);
+    bw_block_output_forward(&t->block, &rows, weights, layer, t->x[layer], saved, t->x[layer + 1]);
+}
+
+static int forward(bw_transformer *t, const bw_batch *batch)
+{
+    BW_ASSERT(batch->T <= t->max_tokens && batch->answers <= t->max_answers);
+    int last = t->spec->n_layer - 1;
+    double start = bw_now(), flops = bw_gemm_flops();
+    bw_embed(t->x[0], bw_store_embedding(t->store), batch->tokens, batch->T, t->spec->d_model, (float)t->spec->embed_scale);
+    for (int layer = 0; layer <= last; layer++) {
+        bw_layer weights;
+        /* After the last layer the backward pass begins with the two that the slots still hold. */
+        BW_TRY(bw_store_acquire(t->store, layer, layer < last ? layer + 1 : t->training ? last - 1 : 0, &weights));
+        layer_forward(t, batch, &weights, layer);
+        BW_TRY(bw_store_release(t->store, layer));
+    }
+    bw_event_add(BW_EVENT_FORWARD, bw_now() - start, bw_gemm_flops() - flops, 0);
+    return BW_OK;
+}
+
+/* ---- loss on answer rows --------------------------------------------------------------------------------------------- */
+
+static int64_t collect_answers(bw_transformer *t, const bw_batch *batch)
+{
+    int64_t n = 0, C = t->spec->d_model;
+    const float *x = t->x[t->spec->n_layer];
+    for (int64_t row = 0; row < batch->T; row++) {
+        if (batch->targets[row] < 0)
+            continue;
+        memcpy(t->rows + n * C, x + row * C, (size_t)C * sizeof *x);
+        t->row_of[n] = (int32_t)row;
+        t->row_target[n++] = batch->targets[row];
+    }
+    return n;
+}
+
+static double loss(bw_transformer *t, const bw_batch *batch, float scale, bool gradient)
+{
+    double start = bw_now(), flops = bw_gemm_flops();
+    int64_t n = collect_answers(t, batch), C = t->spec->d_model;
+    bw_rmsnorm_forward(t->normed, t->inv_rms, t->rows, bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps, n, C);
+    bw_loss(t->row_loss, gradient ? t->d_rows : NULL, scale, t->normed, bw_store_head(t->store), t->row_target, n, C, t->spec->vocab, 0, t->loss_scratch);
+    if (gradient) {
+        float *d_normed = t->normed; /* no longer needed: holds the gradient below the norm */
+        memset(d_normed, 0, (size_t)(n * C) * sizeof *d_normed);
+        bw_rmsnorm_backward(d_normed, t->d_rows, t->rows, t->inv_rms, bw_store_norm(t->store), t->spec->norm_add_one, n, C);
+        memset(t->dx, 0, (size_t)(batch->T * C) * sizeof *t->dx);
+        for (int64_t i = 0; i < n; i++)
+            memcpy(t->dx + t->row_of[i] * C, d_normed + i * C, (size_t)C * sizeof *t->dx);
+    }
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += t->row_loss[i];
+    bw_event_add(BW_EVENT_LOSS, bw_now() - start, bw_gemm_flops() - flops, 0);
+    return sum;
+}
+
+/* ---- backward -------------------------------------------------------------------------------------------------------- */
+
+static int backward(bw_transformer *t, const bw_batch *batch, const bw_pass *pass)
+{
+    double start = bw_now(), flops = bw_gemm_flops();
+    bw_rows_of rows = rows_of(batch);
+    for (int layer = t->spec->n_layer - 1; layer >= t->lowest; layer--) {
+        bw_layer weights;
+        BW_TRY(bw_store_acquire(t->store, layer, layer > t->lowest ? layer - 1 : 0, &weights));
+        if (t->recompute)
+            layer_forward(t, batch, &weights, layer);
+        bw_block_backward(&t->block, &rows, batch, &weights, layer, t->x[layer], saved_of(t, layer), &t->slopes, t->dx, layer > t->lowest);
+        BW_TRY(bw_store_release(t->store, layer));
+        if (pass->done)
+            BW_TRY(pass->done(pass->context, layer));
+    }
+    bw_event_add(BW_EVENT_BACKWARD, bw_now() - start, bw_gemm_flops() - flops, 0);
+    return BW_OK;
+}
+
+/* ---- public ---------------------------------------------------------------------------------------------------------- */
+
+int bw_transformer_train(bw_transformer *t, const bw_batch *batch, const bw_pass *pass, double *out)
+{
+    BW_ASSERT(t->training && t->block.lora);
+    t->block.dropout = (float)bw_lora_adapter(t->block.lora)->dropout;
+    t->block.seed = pass->seed;
+    t->block.step = pass->step;
+    BW_TRY(forward(t, batch));
+    *out = loss(t, batch, (float)pass->loss_scale, true);
+    return backward(t, batch, pass);
+}
+
+int bw_transformer_loss(bw_transformer *t, const bw_batch *batch, double *out, float *row_loss)
+{
+    t->block.dropout = 0;
+    BW_TRY(forward(t, batch));
+    *out = loss(t, batch, 1, false);
+    if (row_loss)
+        memcpy(row_loss, t->row_loss, (size_t)batch->answers * sizeof *row_loss);
+    return BW_OK;
+}
+
+int bw_transformer_logits(bw_transformer *t, const bw_batch *batch, float *out)
+{
+    BW_ASSERT(batch->T <= t->max_answers);
+    t->block.dropout = 0;
+    BW_TRY(forward(t, batch));
+    int64_t C = t->spec->d_model, V = t->spec->vocab;
+    bw_rmsnorm_forward(t->normed, t->inv_rms, t->x[t->spec->n_layer], bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps, batch->T, C);
+    bw_gemm(false, true, batch->T, V, C, 1, t->normed, C, bw_store_head(t->store), C, 0, out, V);
+    return BW_OK;
+}
+
+static double adapter_flops_per_token(const bw_spec *spec, const bw_adapter *adapter)
+{
+    double flops = 0;
+    for (int i = 0; adapter && i < spec->n_layer * BW_TARGETS; i++) {
+        const bw_pair *pair = bw_adapter_pair(adapter, i / BW_TARGETS, (bw_target)(i % BW_TARGETS));
+        int64_t out, in;
+        bw_spec_shape(spec, (bw_target)(i % BW_TARGETS), &out, &in);
+        flops += pair ? 2.0 * pair->r * (double)(out + in) : 0;
+    }
+    return flops;
+}
+
+double bw_transformer_flops(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward)
+{
+    double weights = 0, pairs = 0;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        int64_t out, in;
+        bw_spec_shape(spec, (bw_target)target, &out, &in);
+        weights += (double)out * (double)in * spec->n_layer;
+    }
+    for (int s = 0; s < batch->n_seq; s++) {
+        double length = batch->offsets[s + 1] - batch->offsets[s];
+        pairs += length * (length + 1) / 2;
+    }
+    double attention = 4.0 * pairs * spec->n_head * spec->head_dim * spec->n_layer, T = (double)batch->T;
+    double head = 2.0 * (double)batch->answers * (double)spec->d_model * (double)spec->vocab;
+    double lora = adapter_flops_per_token(spec, adapter) * T;
+    double forward_flops = 2 * weights * T + attention + head + lora;
+    return backward ? forward_flops + 2 * weights * T + 2.5 * attention + head + 2 * lora : forward_flops;
+}

@@ -1,0 +1,390 @@
+/* train/checkpoint.c - a training state as one HDF5 file: datasets in global shape, so that any grid reads any checkpoint.
+ *
+ *   /                attributes: format, version, step, micro_batches, exponents, model, data, buffer, config (fingerprints),
+ *                    settings (the configuration as YAML), program, complete
+ *   /lora/LLL/TARGET/A, B              factors, fp32, r x in and out x r
+ *   /adam/LLL/TARGET/A_m, A_v, B_m, B_v  moments
+ *   Each group /lora/LLL/TARGET has an attribute `checksum`: of its factors and moments (see entry_hash). */
+#include "breakwater/train.h"
+#include "breakwater/h5.h"
+#include <dirent.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FORMAT_VERSION = 1 };
+
+/* ---- datasets of a pair ---------------------------------------------------------------------------------------------- */
+typedef struct dataset { char name[96]; bw_matrix *matrix; } dataset;
+enum { DATASETS = 6 };
+
+/* tensor: index of the pair's A; its moments follow the order of bw_state.moments. */
+static void datasets_of(const bw_state *state, int layer, bw_target target, int tensor, dataset out[DATASETS])
+{
+    bw_pair *pair = bw_adapter_pair(state->adapter, layer, target);
+    static const struct { const char *root, *leaf; int tensor, moment; } table[DATASETS] = {
+        {"lora", "A", 0, -1}, {"lora", "B", 1, -1}, {"adam", "A_m", 0, 0}, {"adam", "A_v", 0, 1}, {"adam", "B_m", 1, 0}, {"adam", "B_v", 1, 1},
+    };
+    for (int i = 0; i < DATASETS; i++) {
+        snprintf(out[i].name, sizeof out[i].name, "/%s/%03d/%s/%s", table[i].root, layer, bw_target_name(target), table[i].leaf);
+        out[i].matrix = table[i].moment < 0 ? (table[i].tensor ? &pair->B : &pair->A) : &state->moments[2 * (tensor + table[i].tensor) + table[i].moment];
+    }
+}
+
+typedef int (*pair_action)(void *context, int layer, bw_target target, int tensor);
+
+static int for_each_pair(const bw_state *state, pair_action action, void *context)
+{
+    int tensor = 0;
+    for (int layer = 0; layer < state->adapter->n_layer; layer++)
+        for (int target = 0; target < BW_TARGETS; target++)
+            if (bw_adapter_pair(state->adapter, layer, (bw_target)target)) {
+                BW_TRY(action(context, layer, (bw_target)target, tensor));
+                tensor += 2;
+            }
+    return BW_OK;
+}
+
+/* ---- checksum: a sum over entries of hash(place, bits), so that ranks add up what they own and any grid gets the same - */
+
+static uint64_t entry_hash(uint64_t place, uint32_t bits)
+{
+    uint64_t z = (place << 32 ^ bits) + 0x9e3779b97f4a7c15u * (place + 1); /* finaliser of splitmix64 (Steele et al. 2014) */
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static int hash_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
+{
+    uint64_t *sum = context;
+    for (int64_t c = 0; c < cols; c++)
+        for (int64_t r = 0; r < rows; r++) {
+            uint32_t bits;
+            memcpy(&bits, (const float *)block + c * matrix->ld + r, sizeof bits);
+            *sum += entry_hash((uint64_t)((i + r) * matrix->layout.n + j + c), bits);
+        }
+    return BW_OK;
+}
+
+/* This replica's ranks hold each entry once; the sum over the world is divided by the number of replicas by adding only
+ * replica 0's share. */
+static int checksum(const bw_grid *grid, const dataset sets[DATASETS], int64_t *out)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < DATASETS && grid->replica == 0; i++) {
+        uint64_t one = 0;
+        BW_TRY(bw_matrix_visit(sets[i].matrix, hash_block, &one));
+        sum += one * (uint64_t)(2 * i + 1);
+    }
+    *out = (int64_t)sum;
+    return bw_sum_ints(grid, out, 1);
+}
+
+/* ---- write ----------------------------------------------------------------------------------------------------------- */
+typedef struct transfer { const bw_grid *grid; bw_state *state; bw_h5 *h5; const char *path; int64_t *checksums; } transfer;
+
+static int sum_pair(void *context, int layer, bw_target target, int tensor)
+{
+    transfer *t = context;
+    dataset sets[DATASETS];
+    datasets_of(t->state, layer, target, tensor, sets);
+    return checksum(t->grid, sets, &t->checksums[tensor / 2]);
+}
+
+static int write_pair(void *context, int layer, bw_target target, int tensor)
+{
+    transfer *t = context;
+    dataset sets[DATASETS];
+    datasets_of(t->state, layer, target, tensor, sets);
+    for (int i = 0; i < DATASETS; i++)
+        BW_TRY(bw_h5_write_matrix(t->h5, sets[i].name, sets[i].matrix));
+    char group[96];
+    snprintf(group, sizeof group, "/lora/%03d/%s", layer, bw_target_name(target));
+    return bw_h5_set_ints(t->h5, group, "checksum", &t->checksums[tensor / 2], 1);
+}
+
+typedef struct text_attribute { const char *name; bw_hash *hash; } text_attribute;
+enum { FINGERPRINTS = 4 };
+static void fingerprints_of(bw_state *state, text_attribute out[FINGERPRINTS])
+{
+    out[0] = (text_attribute){"model", &state->model};
+    out[1] = (text_attribute){"data", &state->data};
+    out[2] = (text_attribute){"buffer", &state->buffer};
+    out[3] = (text_attribute){"config", &state->config};
+}
+
+static int write_attributes(bw_h5 *h5, bw_state *state, const bw_config *config)
+{
+    int64_t numbers[] = {FORMAT_VERSION, state->step, state->micro_batches};
+    static const char *const names[] = {"version", "step", "micro_batches"};
+    BW_TRY(bw_h5_set_text(h5, "/", "format", "breakwater checkpoint"));
+    BW_TRY(bw_h5_set_text(h5, "/", "program", "breakwater " BW_VERSION));
+    for (int i = 0; i < 3; i++)
+        BW_TRY(bw_h5_set_ints(h5, "/", names[i], &numbers[i], 1));
+    text_attribute fingerprints[FINGERPRINTS];
+    fingerprints_of(state, fingerprints);
+    for (int i = 0; i < FINGERPRINTS; i++) {
+        char text[33];
+        bw_hash_text(*fingerprints[i].hash, text);
+        BW_TRY(bw_h5_set_text(h5, "/", fingerprints[i].name, text));
+    }
+    bw_text settings = {0};
+    int status = bw_config_yaml(config, BW_TRAIN, &settings);
+    if (status == BW_OK)
+        status = bw_h5_set_text(h5, "/", "settings", settings.data);
+    bw_text_free(&settings);
+    return status;
+}
+
+static int write_exponents(bw_h5 *h5, const bw_state *state)
+{
+    int64_t *values;
+    BW_TRY(BW_NEW(values, state->tensors, "checkpoint"));
+    for (int i = 0; i < state->tensors; i++)
+        values[i] = state->exponents[i];
+    int status = bw_h5_set_ints(h5, "/", "exponents", values, state->tensors);
+    bw_free(values);
+    return status;
+}
+
+static int write_file(transfer *t, const bw_config *config, const char *temporary)
+{
+    BW_TRY(bw_h5_create(&t->h5, t->grid, temporary));
+    int status = for_each_pair(t->state, write_pair, t);
+    int64_t complete = 1;
+    if (status == BW_OK)
+        status = write_exponents(t->h5, t->state);
+    if (status == BW_OK)
+        status = write_attributes(t->h5, t->state, config);
+    if (status == BW_OK)
+        status = bw_h5_set_ints(t->h5, "/", "complete", &complete, 1);
+    int closed = bw_h5_close(&t->h5);
+    return status == BW_OK ? closed : status;
+}
+
+/* ---- the folder of checkpoints --------------------------------------------------------------------------------------- */
+
+static int newest_first(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* Steps of the files step-NNNNNN.h5, newest first; at most `most`. */
+static int list_steps(const char *folder, int64_t *steps, int most)
+{
+    DIR *dir = opendir(folder);
+    if (!dir)
+        return 0;
+    int count = 0;
+    for (struct dirent *entry; count < most && (entry = readdir(dir));) {
+        int end = 0;
+        int64_t step;
+        if (sscanf(entry->d_name, "step-%" SCNd64 ".h5%n", &step, &end) == 1 && end > 0 && entry->d_name[end] == 0)
+            steps[count++] = step;
+    }
+    closedir(dir);
+    qsort(steps, (size_t)count, sizeof *steps, newest_first);
+    return count;
+}
+
+static int step_path(bw_text *out, const char *folder, int64_t step)
+{
+    return bw_text_addf(out, "%s/step-%06" PRId64 ".h5", folder, step);
+}
+
+enum { MOST_FILES = 4096 };
+
+static void delete_old(const char *folder, int64_t keep)
+{
+    int64_t steps[MOST_FILES];
+    int count = list_steps(folder, steps, MOST_FILES);
+    for (int i = (int)(keep > 0 ? keep : 1); i < count; i++) {
+        bw_text path = {0};
+        if (step_path(&path, folder, steps[i]) == BW_OK && unlink(path.data) != 0)
+            bw_warn("%s: cannot delete this old checkpoint; delete it by hand if space is short", path.data);
+        bw_text_free(&path);
+    }
+}
+
+/* The file's mode is set before it is filled: a BufferLoRA is at no moment readable by others. */
+static int prepare(const char *folder, const char *temporary, unsigned mode)
+{
+    BW_TRY(bw_dir_make(folder));
+    FILE *file = fopen(temporary, "wb");
+    if (!file)
+        return bw_fail(BW_CANTCREATE, "%s: cannot create the checkpoint: %m", temporary);
+    fclose(file);
+    if (chmod(temporary, mode) != 0)
+        return bw_fail(BW_CANTCREATE, "%s: cannot set mode %o: %m", temporary, mode);
+    return BW_OK;
+}
+
+int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode)
+{
+    double start = bw_now();
+    bw_state copy = *state;
+    transfer t = {.grid = grid, .state = &copy};
+    bw_text path = {0}, temporary = {0};
+    int status = BW_NEW(t.checksums, state->tensors / 2, "checkpoint");
+    if (status == BW_OK)
+        status = step_path(&path, folder, state->step);
+    if (status == BW_OK)
+        status = bw_text_addf(&temporary, "%s.tmp", path.data);
+    if (status == BW_OK && grid->rank == 0)
+        status = prepare(folder, temporary.data, mode);
+    BW_GO(bw_agree(grid, status));
+    BW_GO(bw_agree(grid, for_each_pair(state, sum_pair, &t)));
+    BW_GO(bw_agree(grid, grid->replica == 0 ? write_file(&t, config, temporary.data) : BW_OK));
+    if (grid->rank == 0)
+        status = bw_file_publish(temporary.data, path.data);
+    BW_GO(bw_agree(grid, status));
+    if (grid->rank == 0)
+        delete_old(folder, keep);
+done:
+    if (status != BW_OK && grid->rank == 0 && temporary.data)
+        unlink(temporary.data);
+    bw_free(t.checksums);
+    bw_text_free(&path);
+    bw_text_free(&temporary);
+    double bytes = 12.0 * (double)bw_adapter_parameters(state->adapter);
+    bw_event_add(BW_EVENT_CHECKPOINT, bw_now() - start, 0, bytes);
+    return status;
+}
+
+/* ---- read ------------------------------------------------------------------------------------------------------------ */
+
+static int read_pair(void *context, int layer, bw_target target, int tensor)
+{
+    transfer *t = context;
+    dataset sets[DATASETS];
+    datasets_of(t->state, layer, target, tensor, sets);
+    for (int i = 0; i < DATASETS; i++)
+        BW_TRY(bw_h5_read_matrix(t->h5, sets[i].name, sets[i].matrix));
+    char group[96];
+    snprintf(group, sizeof group, "/lora/%03d/%s", layer, bw_target_name(target));
+    return bw_h5_get_ints(t->h5, group, "checksum", &t->checksums[tensor / 2], 1);
+}
+
+static int check_pair(void *context, int layer, bw_target target, int tensor)
+{
+    transfer *t = context;
+    dataset sets[DATASETS];
+    datasets_of(t->state, layer, target, tensor, sets);
+    int64_t sum;
+    BW_TRY(checksum(t->grid, sets, &sum));
+    if (sum != t->checksums[tensor / 2])
+        return bw_fail(BW_DATA, "%s: the checksum of layer %d, target %s does not fit its data", t->path, layer, bw_target_name(target));
+    return BW_OK;
+}
+
+static int read_number(transfer *t, const char *name, int64_t *value)
+{
+    return bw_h5_get_ints(t->h5, "/", name, value, 1);
+}
+
+/* A checkpoint of something else is not broken: going on to an older one would hide the mistake. */
+static int check_fingerprints(transfer *t, bool *foreign)
+{
+    static const char *const what[FINGERPRINTS] = {"model", "data", "BufferLoRA", "configuration"};
+    text_attribute fingerprints[FINGERPRINTS];
+    fingerprints_of(t->state, fingerprints);
+    for (int i = 0; i < FINGERPRINTS; i++) {
+        bw_text value = {0};
+        char mine[33];
+        bw_hash_text(*fingerprints[i].hash, mine);
+        int status = bw_h5_get_text(t->h5, "/", fingerprints[i].name, &value);
+        if (status == BW_OK && strcmp(value.data, mine) != 0) {
+            *foreign = true;
+            status = bw_fail(BW_CANTCREATE, "%s: a checkpoint of another %s: fingerprint %s there, %s here; choose another --output, or --resume never to start over",
+                             t->path, what[i], value.data, mine);
+        }
+        bw_text_free(&value);
+        BW_TRY(status);
+    }
+    return BW_OK;
+}
+
+static int read_exponents(transfer *t)
+{
+    int64_t *values;
+    BW_TRY(BW_NEW(values, t->state->tensors, "checkpoint"));
+    int status = bw_h5_get_ints(t->h5, "/", "exponents", values, t->state->tensors);
+    for (int i = 0; status == BW_OK && i < t->state->tensors; i++)
+        t->state->exponents[i] = (int)values[i];
+    bw_free(values);
+    return status;
+}
+
+static int read_content(transfer *t, bool *foreign)
+{
+    int64_t complete, version;
+    BW_TRY(read_number(t, "complete", &complete));
+    BW_TRY(read_number(t, "version", &version));
+    if (version != FORMAT_VERSION)
+        return bw_fail(BW_DATA, "%s: checkpoint format %" PRId64 ", this program reads %d", t->path, version, FORMAT_VERSION);
+    BW_TRY(check_fingerprints(t, foreign));
+    BW_TRY(read_number(t, "step", &t->state->step));
+    BW_TRY(read_number(t, "micro_batches", &t->state->micro_batches));
+    BW_TRY(read_exponents(t));
+    return for_each_pair(t->state, read_pair, t);
+}
+
+static int read_file(const bw_grid *grid, bw_state *state, const char *path, bool *foreign)
+{
+    transfer t = {.grid = grid, .state = state, .path = path};
+    BW_TRY(BW_NEW(t.checksums, state->tensors / 2, "checkpoint"));
+    int status = bw_h5_open(&t.h5, grid, path);
+    if (status == BW_OK) {
+        status = read_content(&t, foreign);
+        int closed = bw_h5_close(&t.h5);
+        status = status == BW_OK ? closed : status;
+    }
+    status = bw_agree(grid, status);
+    if (status == BW_OK)
+        status = bw_agree(grid, for_each_pair(state, check_pair, &t));
+    bw_free(t.checksums);
+    return status;
+}
+
+/* Rank 0 looks; all ranks must see the same list, whatever a network file system shows each of them. */
+static int shared_steps(const bw_grid *grid, const char *folder, int64_t *steps, int *count)
+{
+    int64_t listed = grid->rank == 0 ? list_steps(folder, steps, MOST_FILES) : 0;
+    BW_TRY(bw_broadcast(grid, &listed, sizeof listed));
+    *count = (int)listed;
+    return bw_broadcast(grid, steps, listed * (int64_t)sizeof *steps);
+}
+
+int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const bw_config *config, const char *folder_or_file, bool *found)
+{
+    (void)config;
+    *found = false;
+    bool foreign = false;
+    struct stat info;
+    int64_t is_file = stat(folder_or_file, &info) == 0 && S_ISREG(info.st_mode);
+    BW_TRY(bw_broadcast(grid, &is_file, sizeof is_file));
+    if (is_file) {
+        BW_TRY(read_file(grid, state, folder_or_file, &foreign));
+        *found = true;
+        return BW_OK;
+    }
+    int64_t steps[MOST_FILES];
+    int count = 0;
+    BW_TRY(shared_steps(grid, folder_or_file, steps, &count));
+    for (int i = 0; i < count; i++) {
+        bw_text path = {0};
+        BW_TRY(step_path(&path, folder_or_file, steps[i]));
+        int status = read_file(grid, state, path.data, &foreign);
+        bw_text_free(&path);
+        *found = status == BW_OK;
+        if (status == BW_OK || foreign)
+            return status;
+        bw_warn("%s; trying the checkpoint before it", bw_error());
+        bw_error_clear();
+    }
+    return count == 0 ? BW_OK : bw_fail(BW_DATA, "%s: none of the %d checkpoints can be read; --resume never starts over", folder_or_file, count);
+}

@@ -1,0 +1,190 @@
+/* train/output.c - a stage's output folder. */
+#include "output.h"
+#include "breakwater/io.h"
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int bw_output_create(bw_output *output, const char *folder)
+{
+    *output = (bw_output){.folder = folder};
+    BW_TRY(bw_path(&output->adapter, folder, "adapter"));
+    BW_TRY(bw_path(&output->checkpoints, folder, "checkpoints"));
+    BW_TRY(bw_path(&output->metrics, folder, "metrics.jsonl"));
+    BW_TRY(bw_path(&output->settings, folder, "config.yaml"));
+    return bw_path(&output->report, folder, "report.txt");
+}
+
+void bw_output_free(bw_output *output)
+{
+    bw_text *texts[] = {&output->adapter, &output->checkpoints, &output->metrics, &output->settings, &output->report};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        bw_text_free(texts[i]);
+    if (output->log)
+        fclose(output->log);
+    output->log = NULL;
+}
+
+/* ---- which options make a run what it is ------------------------------------------------------------------------------ */
+
+/* Files are not here: the model, the data and the buffer are known by their fingerprints, wherever they lie. */
+static const char *const arithmetic[] = {
+    "stage", "epochs", "steps", "batch", "lr", "schedule", "warmup", "weight-decay", "max-grad-norm", "beta1", "beta2", "adam-epsilon", "lora-r",
+    "lora-alpha", "lora-dropout", "targets", "max-length", "template", "seed", "precision", "store", NULL,
+};
+
+static bool is_arithmetic(const char *name)
+{
+    for (int i = 0; arithmetic[i]; i++)
+        if (strcmp(arithmetic[i], name) == 0)
+            return true;
+    return false;
+}
+
+bw_hash bw_output_config_hash(const bw_config *config)
+{
+    bw_hash hash = bw_hash_bytes("breakwater", 10);
+    const char *name;
+    bw_text value = {0};
+    for (int i = 0; bw_config_entry(config, BW_TRAIN, i, &name, &value); i++) {
+        if (is_arithmetic(name))
+            hash = bw_hash_join(bw_hash_join(hash, bw_hash_bytes(name, strlen(name))), bw_hash_bytes(value.data, value.length));
+        bw_text_free(&value);
+    }
+    bw_text_free(&value);
+    return hash;
+}
+
+static int compare(const bw_output *output, const bw_config *here, const bw_config *there)
+{
+    const char *name, *same_name;
+    bw_text mine = {0}, theirs = {0};
+    int status = BW_OK;
+    for (int i = 0; status == BW_OK && bw_config_entry(here, BW_TRAIN, i, &name, &mine); i++) {
+        bw_config_entry(there, BW_TRAIN, i, &same_name, &theirs);
+        if (is_arithmetic(name) && strcmp(mine.data ? mine.data : "", theirs.data ? theirs.data : "") != 0)
+            status = bw_fail(BW_CANTCREATE, "%s belongs to another run: its config.yaml has %s: %s, this run %s; choose another --output or remove the folder",
+                             output->folder, name, theirs.data ? theirs.data : "", mine.data ? mine.data : "");
+        bw_text_free(&mine);
+        bw_text_free(&theirs);
+    }
+    return status;
+}
+
+static int compare_settings(const bw_output *output, const bw_config *config)
+{
+    bw_config there;
+    bw_config_init(&there);
+    char *arguments[] = {"train", "--config", output->settings.data, NULL};
+    int status = bw_config_parse(&there, BW_TRAIN, 3, arguments);
+    if (status == BW_OK)
+        status = compare(output, config, &there);
+    bw_config_free(&there);
+    return status;
+}
+
+int bw_output_claim(const bw_output *output, const bw_config *config)
+{
+    BW_TRY(bw_dir_make(output->folder));
+    if (bw_file_exists(output->settings.data))
+        return compare_settings(output, config);
+    bw_text yaml = {0};
+    int status = bw_config_yaml(config, BW_TRAIN, &yaml);
+    if (status == BW_OK)
+        status = bw_file_write(output->settings.data, yaml.data, yaml.length, 0644);
+    bw_text_free(&yaml);
+    return status;
+}
+
+/* ---- is it done? ------------------------------------------------------------------------------------------------------ */
+
+static int same_as(const bw_output *output, const bw_tensors *file, const char *key, bw_hash expected)
+{
+    char text[33];
+    bw_hash_text(expected, text);
+    const char *found = bw_safetensors_metadata(file, key);
+    if (found && strcmp(found, text) == 0)
+        return BW_OK;
+    return bw_fail(BW_CANTCREATE, "%s holds the finished adapter of another run (%s: %s there, %s here); choose another --output, or --resume never to replace it",
+                   output->folder, key, found ? found : "not recorded", text);
+}
+
+int bw_output_finished(const bw_output *output, const bw_state *state, bool *finished)
+{
+    *finished = false;
+    bw_text path = {0};
+    bw_tensors *file = NULL;
+    int status = bw_path(&path, output->adapter.data, "adapter_model.safetensors");
+    if (status != BW_OK || !bw_file_exists(path.data))
+        goto done;
+    BW_GO(bw_safetensors_open(&file, path.data));
+    BW_GO(same_as(output, file, "breakwater.model", state->model));
+    BW_GO(same_as(output, file, "breakwater.data", state->data));
+    BW_GO(same_as(output, file, "breakwater.buffer", state->buffer));
+    BW_GO(same_as(output, file, "breakwater.config", state->config));
+    *finished = true;
+done:
+    bw_tensors_close(file);
+    bw_text_free(&path);
+    return status;
+}
+
+/* ---- metrics ----------------------------------------------------------------------------------------------------------- */
+
+static int64_t step_of(const char *line, size_t length)
+{
+    bw_json *root = NULL;
+    int64_t step = INT64_MAX; /* a line cut short by a kill is not kept */
+    if (bw_json_parse(&root, line, length, "metrics.jsonl") == BW_OK)
+        step = bw_json_int(bw_json_get(root, "step"), INT64_MAX);
+    bw_error_clear();
+    bw_json_free(root);
+    return step;
+}
+
+/* Bytes of the lines up to `step`. */
+static size_t keep_until(const bw_map *map, int64_t step)
+{
+    size_t kept = 0;
+    while (kept < map->size) {
+        const uint8_t *end = memchr(map->data + kept, '\n', map->size - kept);
+        if (!end || step_of((const char *)map->data + kept, (size_t)(end - map->data) - kept) > step)
+            break;
+        kept = (size_t)(end - map->data) + 1;
+    }
+    return kept;
+}
+
+int bw_output_log_open(bw_output *output, int64_t step)
+{
+    if (bw_file_exists(output->metrics.data)) {
+        bw_map map;
+        BW_TRY(bw_map_open(&map, output->metrics.data));
+        size_t kept = keep_until(&map, step);
+        int status = kept == map.size ? BW_OK : bw_file_write(output->metrics.data, map.data, kept, 0644);
+        bw_map_close(&map);
+        BW_TRY(status);
+    }
+    output->log = fopen(output->metrics.data, "a");
+    return output->log ? BW_OK : bw_fail(BW_CANTCREATE, "%s: cannot open for appending: %m", output->metrics.data);
+}
+
+int bw_output_delete_checkpoints(const bw_output *output)
+{
+    DIR *dir = opendir(output->checkpoints.data);
+    if (!dir)
+        return BW_OK;
+    int status = BW_OK;
+    for (struct dirent *entry; status == BW_OK && (entry = readdir(dir));) {
+        if (strncmp(entry->d_name, "step-", 5) != 0)
+            continue;
+        bw_text path = {0};
+        status = bw_path(&path, output->checkpoints.data, entry->d_name);
+        if (status == BW_OK && unlink(path.data) != 0)
+            status = bw_fail(BW_CANTCREATE, "%s: cannot delete: %m", path.data);
+        bw_text_free(&path);
+    }
+    closedir(dir);
+    return status;
+}

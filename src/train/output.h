@@ -1,0 +1,25 @@
+/* train/output.h - a stage's output folder: whose it is, its settings, its metrics. Private to train/. */
+#ifndef BREAKWATER_TRAIN_OUTPUT_H
+#define BREAKWATER_TRAIN_OUTPUT_H
+#include "breakwater/train.h"
+
+typedef struct bw_output {
+    const char *folder; /* borrowed */
+    bw_text adapter, checkpoints, metrics, settings, report;
+    FILE *log;          /* metrics.jsonl, rank 0 only */
+} bw_output;
+int bw_output_create(bw_output *output, const char *folder);
+void bw_output_free(bw_output *output);
+
+/* Hash of the options that change the arithmetic of a training run (not of those that only say where and how fast). */
+bw_hash bw_output_config_hash(const bw_config *config);
+/* Rank 0: make the folder, compare its config.yaml with this configuration, write it. BW_CANTCREATE names the first
+ * option that differs. */
+int bw_output_claim(const bw_output *output, const bw_config *config);
+/* Rank 0: has this very run been finished here? state brings the fingerprints. BW_CANTCREATE when another run has. */
+int bw_output_finished(const bw_output *output, const bw_state *state, bool *finished);
+/* Rank 0: open metrics.jsonl for appending, without the lines of steps after `step` (they will be written again). */
+int bw_output_log_open(bw_output *output, int64_t step);
+/* Rank 0: checkpoints of a run that is started over. */
+int bw_output_delete_checkpoints(const bw_output *output);
+#endif

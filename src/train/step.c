@@ -1,0 +1,285 @@
+/* train/step.c - a step: micro-batches to whole ranks, gradients summed as integers, every rank updates what it owns.
+ *
+ * Nothing here may depend on how many ranks there are: a micro-batch is computed whole by one rank, its gradient is
+ * rounded to integers on a scale that all share, and integers add up the same in any order. */
+#include "step.h"
+#include "breakwater/num.h"
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const double LOSS_UNIT = 1.0 / (1ll << 30); /* losses are summed as integers, too: of a step's 10^5 nats to 10^-9 */
+
+typedef struct step_sum { int64_t loss, tokens, answers; double norm; } step_sum;
+
+/* ---- gradients of one step ---------------------------------------------------------------------------------------------- */
+typedef struct collecting { bw_trainer *trainer; bool adds, launches; } collecting;
+
+static int layer_done(void *context, int layer)
+{
+    collecting *c = context;
+    bw_trainer *t = c->trainer;
+    int bucket = -1, last = -1;
+    for (int tensor = 0; tensor < t->state.tensors; tensor++) {
+        bucket += t->layer_of[tensor] != last;
+        last = t->layer_of[tensor];
+        if (last > layer)
+            break;
+        if (last < layer)
+            continue;
+        if (c->adds) {
+            const bw_lora_view *view = NULL;
+            for (int target = 0; target < BW_TARGETS && !view; target++)
+                if (bw_lora_tensor(t->lora, layer, (bw_target)target) == tensor / 2 * 2)
+                    view = bw_lora_at(t->lora, layer, (bw_target)target);
+            bw_reduce_add(t->reduce, tensor, tensor % 2 ? view->dB : view->dA);
+        }
+        bool last_of_layer = tensor + 1 == t->state.tensors || t->layer_of[tensor + 1] != layer;
+        if (c->launches && last_of_layer)
+            return bw_reduce_launch(t->reduce, bucket);
+    }
+    return BW_OK;
+}
+
+/* Names the rows, so that the person at the other end can look at them. */
+static int loss_not_finite(const bw_trainer *t, int64_t count, int32_t which)
+{
+    bw_text rows = {0};
+    for (int64_t i = 0; i < count; i++)
+        if (t->group[i] == which)
+            (void)bw_text_addf(&rows, "%s%d", rows.length ? ", " : "", t->data.samples[t->samples[i]].row);
+    int status = bw_fail(BW_DATA, "step %" PRId64 ": the loss is not finite on the micro-batch of data rows %s; lower --lr, raise --warmup, or look at these rows",
+                         t->state.step + 1, rows.data ? rows.data : "?");
+    bw_text_free(&rows);
+    return status;
+}
+
+static int run_micro_batches(bw_trainer *t, int64_t count, int64_t answers, step_sum *sum)
+{
+    int64_t M = t->plan.micro_batches, rounds = (M + t->grid->size - 1) / t->grid->size;
+    int status = BW_OK;
+    *sum = (step_sum){.answers = answers};
+    bw_reduce_begin(t->reduce);
+    for (int64_t round = 0; round < rounds; round++) {
+        int64_t which = round * t->grid->size + t->grid->rank;
+        if (which >= M)
+            which = M; /* no sample is in group M: an empty micro-batch, which keeps streamed weights in step */
+        BW_TRY(bw_batch_fill(&t->batch, &t->data, t->samples, t->group, count, (int32_t)which));
+        collecting context = {.trainer = t, .adds = t->batch.T > 0, .launches = round == rounds - 1};
+        bw_pass pass = {.seed = (uint64_t)t->config->seed, .step = (uint32_t)t->state.step, .loss_scale = 1.0 / (double)answers,
+                        .done = layer_done, .context = &context};
+        double loss = 0;
+        BW_TRY(bw_transformer_train(t->transformer, &t->batch, &pass, &loss));
+        if (!isfinite(loss)) {
+            if (status == BW_OK)
+                status = loss_not_finite(t, count, (int32_t)which);
+            loss = 0;
+        }
+        sum->loss += llrint(loss / LOSS_UNIT);
+        sum->tokens += t->batch.T;
+    }
+    BW_TRY(bw_reduce_finish(t->reduce));
+    return status;
+}
+
+/* ---- update -------------------------------------------------------------------------------------------------------------- */
+
+/* The summed gradient of the entries this rank owns, in the order of its local piece. */
+static void own_gradient(const bw_matrix *matrix, const int64_t *sum, double unit, float *out)
+{
+    const bw_bcyc *l = &matrix->layout;
+    for (int64_t c = 0; c < matrix->cols; c++) {
+        int64_t j = bw_bcyc_global(c, l->nb, matrix->mycol, l->npcol);
+        for (int64_t r = 0; r < matrix->rows; r++)
+            out[c * matrix->rows + r] = (float)((double)sum[bw_bcyc_global(r, l->mb, matrix->myrow, l->nprow) * l->n + j] * unit);
+    }
+}
+
+static int update(bw_trainer *t, double lr, double norm)
+{
+    const bw_config *config = t->config;
+    bw_adamw adamw = {.beta1 = config->beta1, .beta2 = config->beta2, .epsilon = config->adam_epsilon, .weight_decay = config->weight_decay};
+    double clip = config->max_grad_norm > 0 ? fmin(1, config->max_grad_norm / (norm + 1e-6)) : 1;
+    int64_t largest = 0;
+    for (int i = 0; i < t->state.tensors; i++) {
+        int64_t size = t->factors[i]->rows * t->factors[i]->cols;
+        largest = size > largest ? size : largest;
+    }
+    float *gradient;
+    BW_TRY(BW_NEW(gradient, largest, "gradients"));
+    for (int i = 0; i < t->state.tensors; i++) {
+        bw_matrix *p = t->factors[i];
+        own_gradient(p, bw_reduce_sum(t->reduce, i), ldexp(clip, -t->state.exponents[i]), gradient);
+        bw_adamw_update(&adamw, lr, t->state.step + 1, p->data, t->state.moments[2 * i].data, t->state.moments[2 * i + 1].data, gradient, p->rows * p->cols);
+    }
+    bw_free(gradient);
+    return BW_OK;
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------------------------ */
+
+static int64_t answers_of(const bw_trainer *t, int64_t count)
+{
+    int64_t answers = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const bw_sample *s = &t->data.samples[t->samples[i]];
+        answers += s->length - (s->prompt_length > 0 ? s->prompt_length : 1); /* a first token is never a target */
+    }
+    return answers;
+}
+
+enum { MOST_TRIES = 4 }; /* each gives 20 bits more room; 62 bits hold any float32 gradient after three */
+
+static int summed_gradient(bw_trainer *t, step_sum *sum)
+{
+    int64_t count = bw_plan_step(&t->plan, t->state.step, t->samples), answers = answers_of(t, count);
+    bw_plan_cut(&t->plan, &t->data, t->samples, count, t->group);
+    for (int attempt = 0; attempt < MOST_TRIES; attempt++) {
+        BW_TRY(bw_agree(t->grid, run_micro_batches(t, count, answers, sum)));
+        int64_t flags[2] = {bw_reduce_overflowed(t->reduce), bw_reduce_nonfinite(t->reduce)};
+        BW_TRY(bw_max_ints(t->grid, flags, 2));
+        if (flags[1])
+            return bw_fail(BW_DATA, "step %" PRId64 ": a gradient is not finite although the loss is; lower --lr", t->state.step + 1);
+        if (!flags[0])
+            return BW_OK;
+        bw_info("step %" PRId64 ": gradients outgrew their fixed-point scale; doing the step again on a wider one", t->state.step + 1);
+        bw_reduce_widen(t->reduce);
+    }
+    return bw_fail(BW_DATA, "step %" PRId64 ": gradients overflow every fixed-point scale; lower --lr or set --max-grad-norm", t->state.step + 1);
+}
+
+static int one_step(bw_trainer *t, double lr, step_sum *sum)
+{
+    BW_TRY(summed_gradient(t, sum));
+    double start = bw_now();
+    bw_reduce_exponents(t->reduce, t->state.exponents, false);
+    sum->norm = bw_reduce_norm(t->reduce);
+    BW_TRY(bw_agree(t->grid, update(t, lr, sum->norm)));
+    bw_reduce_advance(t->reduce);
+    bw_reduce_exponents(t->reduce, t->state.exponents, false);
+    t->state.step++;
+    BW_TRY(bw_lora_refresh(t->lora));
+    bw_event_add(BW_EVENT_UPDATE, bw_now() - start, 0, 0);
+    int64_t values[2] = {sum->loss, sum->tokens};
+    BW_TRY(bw_sum_ints(t->grid, values, 2));
+    sum->loss = values[0];
+    sum->tokens = values[1];
+    return BW_OK;
+}
+
+/* ---- when to stop and when to save --------------------------------------------------------------------------------------- */
+typedef struct watch { double started, saved, longest_step, longest_save; int64_t saved_step; } watch;
+
+/* Seconds left: of --time-limit, and of the job as Slurm tells it. */
+static double seconds_left(const bw_trainer *t, const watch *w)
+{
+    double left = INFINITY;
+    if (t->config->time_limit > 0)
+        left = t->config->time_limit * 60 - (bw_now() - w->started);
+    const char *end = getenv("SLURM_JOB_END_TIME");
+    if (end && *end)
+        left = fmin(left, strtod(end, NULL) - (double)time(NULL));
+    return left;
+}
+
+static int look_around(bw_trainer *t, const watch *w, bool *stop, bool *save)
+{
+    int64_t since = t->state.step - w->saved_step;
+    bool by_clock = t->config->checkpoint_minutes > 0 && bw_now() - w->saved >= t->config->checkpoint_minutes * 60;
+    bool by_steps = t->config->checkpoint_steps > 0 && since >= t->config->checkpoint_steps;
+    bool no_time = seconds_left(t, w) < 1.5 * (w->longest_step + w->longest_save);
+    int64_t flags[2] = {bw_grid_stop_requested() || no_time, by_clock || by_steps};
+    BW_TRY(bw_max_ints(t->grid, flags, 2));
+    *stop = flags[0] != 0;
+    *save = flags[0] != 0 || flags[1] != 0;
+    return BW_OK;
+}
+
+static int save(bw_trainer *t, watch *w)
+{
+    double start = bw_now();
+    BW_TRY(bw_checkpoint_write(t->grid, &t->state, t->config, t->output.checkpoints.data, t->config->keep, t->mode));
+    w->saved = bw_now();
+    w->saved_step = t->state.step;
+    w->longest_save = fmax(w->longest_save, w->saved - start);
+    return BW_OK;
+}
+
+/* ---- what a person and a program see -------------------------------------------------------------------------------------- */
+
+static int log_step(bw_trainer *t, const step_sum *sum, double lr, double seconds)
+{
+    if (!t->output.log)
+        return BW_OK;
+    double loss = (double)sum->loss * LOSS_UNIT / (double)sum->answers;
+    double epoch = (double)t->state.step / (double)bw_plan_steps_per_epoch(&t->plan);
+    int written = fprintf(t->output.log,
+                          "{\"step\": %" PRId64 ", \"epoch\": %.6g, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens\": %" PRId64
+                          ", \"answer_tokens\": %" PRId64 ", \"seconds\": %.4f, \"tokens_per_s\": %.1f}\n",
+                          t->state.step, epoch, loss, lr, sum->norm, sum->tokens, sum->answers, seconds, (double)sum->tokens / seconds);
+    if (written < 0 || fflush(t->output.log) != 0)
+        return bw_fail(BW_IO, "%s: cannot write: %m", t->output.metrics.data);
+    return BW_OK;
+}
+
+static void show_progress(const bw_trainer *t, const step_sum *sum, double lr, double rate, double step_seconds)
+{
+    double left = step_seconds * (double)(t->steps - t->state.step);
+    bw_progress("%s  step %" PRId64 "/%" PRId64 "  loss %.4f  lr %.2e  |g| %.3f  %.0f tokens/s  %d:%02d left", t->config->stage, t->state.step, t->steps,
+                (double)sum->loss * LOSS_UNIT / (double)sum->answers, lr, sum->norm, rate, (int)(left / 60), (int)left % 60);
+}
+
+int bw_trainer_run(bw_trainer *t)
+{
+    watch w = {.started = bw_now(), .saved = bw_now(), .saved_step = t->state.step};
+    double tokens = 0, seconds = 0;
+    int64_t first = t->state.step;
+    while (t->state.step < t->steps) {
+        double start = bw_now(), lr = bw_learning_rate(t->config->schedule, t->config->lr, t->config->warmup, t->state.step, t->steps);
+        step_sum sum;
+        BW_TRY(one_step(t, lr, &sum));
+        double took = bw_now() - start;
+        tokens += (double)sum.tokens;
+        seconds += took;
+        w.longest_step = fmax(w.longest_step, took);
+        BW_TRY(bw_agree(t->grid, log_step(t, &sum, lr, took)));
+        show_progress(t, &sum, lr, tokens / seconds, seconds / (double)(t->state.step - first));
+        bool stop, due;
+        BW_TRY(look_around(t, &w, &stop, &due));
+        if (due && t->state.step < t->steps)
+            BW_TRY(save(t, &w));
+        if (stop && t->state.step < t->steps) {
+            bw_info("stopped after step %" PRId64 " of %" PRId64 "; checkpoint in %s", t->state.step, t->steps, t->output.checkpoints.data);
+            return BW_STOPPED;
+        }
+    }
+    if (t->state.step > w.saved_step)
+        BW_TRY(save(t, &w)); /* the adapter is written next; if that fails, nothing is lost */
+    if (seconds > 0)
+        bw_info("%s: %" PRId64 " steps, %.0f tokens in %.1f s: %.0f tokens/s", t->config->stage, t->state.step - first, tokens, seconds, tokens / seconds);
+    return BW_OK;
+}
+
+/* ---- report --------------------------------------------------------------------------------------------------------------- */
+
+int bw_trainer_report(const bw_trainer *t)
+{
+    bw_text out = {0};
+    int status = bw_text_addf(&out, "%-12s %10s %12s %12s %10s\n", "event", "count", "slowest, s", "fastest, s", "GFLOP/s");
+    for (int event = 0; event < BW_EVENTS; event++) {
+        const bw_event_sum *sum = bw_event_get((bw_event)event);
+        double fastest, slowest;
+        BW_TRY(bw_min_max(t->grid, sum->seconds, &fastest, &slowest));
+        if (status == BW_OK && slowest > 0)
+            status = bw_text_addf(&out, "%-12s %10" PRId64 " %12.3f %12.3f %10.1f\n", bw_event_name((bw_event)event), sum->count, slowest, fastest,
+                                  sum->seconds > 0 ? sum->flops / sum->seconds / 1e9 : 0);
+    }
+    if (status == BW_OK)
+        status = bw_text_addf(&out, "memory of rank 0: %.0f MiB at its peak\n", (double)bw_mem_peak_rss() / 1048576);
+    if (status == BW_OK && t->grid->rank == 0)
+        status = bw_file_write(t->output.report.data, out.data, out.length, 0644);
+    bw_text_free(&out);
+    return bw_agree(t->grid, status);
+}

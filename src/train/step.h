@@ -1,0 +1,39 @@
+/* train/step.h - the trainer's state, shared by trainer.c (opens and closes it) and step.c (runs it). Private to train/. */
+#ifndef BREAKWATER_TRAIN_STEP_H
+#define BREAKWATER_TRAIN_STEP_H
+#include "output.h"
+#include "breakwater/data.h"
+
+typedef struct bw_trainer {
+    const bw_grid *grid;
+    const bw_config *config;
+    bw_source *source;
+    bw_tokenizer *tokenizer;
+    bw_dataset data;
+    bw_plan plan;
+    int64_t steps;
+    bw_adapter *buffer, *adapter;
+    bw_state state;
+    bw_matrix **factors; /* [tensor]: A and B of every pair, in the order of bw_lora_tensor; borrowed from the adapter */
+    int *layer_of;       /* [tensor] */
+    int buckets;         /* one a layer that trains */
+    bw_store *store;
+    bw_lora *lora;
+    bw_transformer *transformer;
+    bw_reduce *reduce;
+    bw_batch batch;
+    int64_t *samples;    /* of the step */
+    int32_t *group;      /* micro-batch of each */
+    bw_output output;
+    unsigned mode;       /* of checkpoints: 0600 for a BufferLoRA */
+    bool resumed;
+} bw_trainer;
+
+static inline bw_matrix *bw_trainer_factor(const bw_trainer *trainer, int tensor) { return trainer->factors[tensor]; }
+
+/* Steps until the last one (BW_OK) or a request to stop (BW_STOPPED, after a checkpoint). Collective on world. */
+int bw_trainer_run(bw_trainer *trainer);
+/* report.txt: a row per event, time of the slowest and fastest rank. Collective on world. */
+int bw_trainer_report(const bw_trainer *trainer);
+void bw_trainer_close(bw_trainer *trainer);
+#endif

@@ -1,0 +1,321 @@
+/* train/trainer.c - one stage: open, restore, step until done or stopped, write the adapter. */
+#include "output.h"
+#include "breakwater/data.h"
+#include "breakwater/num.h"
+#include "step.h"
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- what each stage takes ------------------------------------------------------------------------------------------- */
+static const struct { const char *stage; bool buffer; unsigned mode; } stages[] = {
+    {"align", false, 0644}, {"buffer", false, 0600}, {"reinforce", true, 0644}, {"user", true, 0644}, {"sft", false, 0644},
+};
+
+static int check_stage(const bw_config *config, unsigned *mode)
+{
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+        if (strcmp(stages[i].stage, config->stage) != 0)
+            continue;
+        *mode = stages[i].mode;
+        if (stages[i].buffer && !config->buffer)
+            return bw_fail(BW_USAGE, "--stage %s trains on the base with a BufferLoRA: give --buffer DIR (--stage sft trains without one)", config->stage);
+        if (!stages[i].buffer && config->buffer)
+            return bw_fail(BW_USAGE, "--stage %s takes no --buffer (--stage user and reinforce do)", config->stage);
+        return BW_OK;
+    }
+    return bw_fail(BW_USAGE, "--stage %s: choose align, buffer, reinforce, user or sft", config->stage);
+}
+
+static int check_required(const bw_config *config)
+{
+    if (!config->stage)
+        return bw_fail(BW_USAGE, "--stage is missing: align, buffer, reinforce, user or sft");
+    if (!config->model)
+        return bw_fail(BW_USAGE, "--model is missing: a Hugging Face directory or a GGUF file");
+    if (config->data.count == 0)
+        return bw_fail(BW_USAGE, "--data is missing: a JSON or JSONL file of {\"instruction\", \"output\"}");
+    if (!config->output)
+        return bw_fail(BW_USAGE, "--output is missing: a folder for the adapter, checkpoints and metrics");
+    return BW_OK;
+}
+
+/* ---- open ------------------------------------------------------------------------------------------------------------- */
+
+static int load_data(bw_trainer *t)
+{
+    const bw_config *config = t->config;
+    double start = bw_now();
+    BW_TRY(bw_source_open(&t->source, config->model));
+    BW_TRY(bw_tokenizer_open(&t->tokenizer, config->model));
+    if (bw_tokenizer_vocab(t->tokenizer) > bw_source_spec(t->source)->vocab)
+        return bw_fail(BW_DATA, "%s: the tokenizer has %d tokens, the model's embedding %" PRId64 " rows", config->model, bw_tokenizer_vocab(t->tokenizer),
+                       bw_source_spec(t->source)->vocab);
+    bw_template which;
+    BW_TRY(bw_template_find(config->template_name, &which));
+    BW_TRY(bw_dataset_load(&t->data, t->tokenizer, &config->data, which, config->max_length, config->on_unsupervised));
+    if (t->data.count == 0)
+        return bw_fail(BW_DATA, "%s: no row with an answer token is left to train on", config->data.items[0]);
+    bw_event_add(BW_EVENT_TOKENIZE, bw_now() - start, 0, 0);
+    return BW_OK;
+}
+
+/* Default: the smaller of the batch and the next power of two at or above the ranks of the first start. */
+static int64_t default_micro_batches(const bw_trainer *t)
+{
+    int64_t power = 1;
+    while (power < t->grid->size)
+        power *= 2;
+    return power < t->config->batch ? power : t->config->batch;
+}
+
+static void plan_run(bw_trainer *t)
+{
+    const bw_config *config = t->config;
+    t->plan = (bw_plan){.samples = t->data.count, .batch = config->batch, .seed = (uint64_t)config->seed};
+    t->plan.micro_batches = t->state.micro_batches = config->micro_batches > 0 ? config->micro_batches : default_micro_batches(t);
+    int64_t per_epoch = bw_plan_steps_per_epoch(&t->plan);
+    t->steps = config->steps > 0 ? config->steps : (int64_t)ceil(config->epochs * (double)per_epoch);
+}
+
+static int load_adapters(bw_trainer *t)
+{
+    const bw_config *config = t->config;
+    const bw_spec *spec = bw_source_spec(t->source);
+    if (config->buffer) {
+        BW_TRY(bw_peft_load(&t->buffer, t->grid, spec, config->buffer, (int)config->block));
+        t->state.buffer = t->buffer->fingerprint;
+        if (t->buffer->role[0] && strcmp(t->buffer->role, "buffer") != 0)
+            return bw_fail(BW_DATA, "%s is a LoRA of role '%s', not a BufferLoRA", config->buffer, t->buffer->role);
+    }
+    if (config->init_adapter) {
+        BW_TRY(bw_peft_load(&t->adapter, t->grid, spec, config->init_adapter, (int)config->block));
+        t->adapter->dropout = config->lora_dropout;
+        t->state.config = bw_hash_join(t->state.config, t->adapter->fingerprint);
+    } else {
+        unsigned mask;
+        BW_TRY(bw_targets_parse(config->targets, &mask));
+        BW_TRY(bw_adapter_create(&t->adapter, t->grid, spec, mask, (int)config->lora_r, config->lora_alpha, config->lora_dropout, (int)config->block));
+        bw_adapter_init(t->adapter, (uint64_t)config->seed);
+    }
+    snprintf(t->adapter->role, sizeof t->adapter->role, "%s", config->stage);
+    t->state.adapter = t->adapter;
+    return BW_OK;
+}
+
+static int create_moments(bw_trainer *t)
+{
+    int tensors = t->state.tensors;
+    BW_TRY(BW_NEW(t->state.moments, 2 * tensors, "optimizer"));
+    BW_TRY(BW_NEW(t->state.exponents, tensors, "optimizer"));
+    for (int i = 0; i < tensors; i++)
+        for (int moment = 0; moment < 2; moment++) {
+            const bw_bcyc *layout = &bw_trainer_factor(t, i)->layout;
+            BW_TRY(bw_matrix_create(&t->state.moments[2 * i + moment], t->grid, BW_PIECE_F32, layout->m, layout->n, layout->mb, layout->nb, "optimizer"));
+        }
+    return BW_OK;
+}
+
+/* Gradients travel in buckets of a layer, in the order the backward pass finishes them. */
+static int create_reduce(bw_trainer *t)
+{
+    int tensors = t->state.tensors, status = BW_OK;
+    int64_t *sizes = NULL;
+    int *buckets = NULL;
+    BW_GO(BW_NEW(sizes, tensors, "gradients"));
+    BW_GO(BW_NEW(buckets, tensors, "gradients"));
+    BW_GO(BW_NEW(t->layer_of, tensors, "gradients"));
+    int bucket = -1, last_layer = -1;
+    for (int layer = 0; layer < t->adapter->n_layer; layer++)
+        for (int target = 0; target < BW_TARGETS; target++) {
+            int tensor = bw_lora_tensor(t->lora, layer, (bw_target)target);
+            if (tensor < 0)
+                continue;
+            bucket += layer != last_layer;
+            last_layer = layer;
+            for (int i = tensor; i < tensor + 2; i++) {
+                sizes[i] = bw_trainer_factor(t, i)->layout.m * bw_trainer_factor(t, i)->layout.n;
+                buckets[i] = bucket;
+                t->layer_of[i] = layer;
+            }
+        }
+    t->buckets = bucket + 1;
+    BW_GO(bw_reduce_create(&t->reduce, t->grid, tensors, sizes, buckets, t->buckets));
+    bw_reduce_exponents(t->reduce, t->state.exponents, false);
+done:
+    bw_free(sizes);
+    bw_free(buckets);
+    return status;
+}
+
+static int index_factors(bw_trainer *t)
+{
+    t->state.tensors = 0;
+    BW_TRY(BW_NEW(t->factors, 2 * t->adapter->n_layer * BW_TARGETS, "adapter"));
+    for (int i = 0; i < t->adapter->n_layer * BW_TARGETS; i++) {
+        bw_pair *pair = bw_adapter_pair(t->adapter, i / BW_TARGETS, (bw_target)(i % BW_TARGETS));
+        if (!pair)
+            continue;
+        t->factors[t->state.tensors++] = &pair->A;
+        t->factors[t->state.tensors++] = &pair->B;
+    }
+    return t->state.tensors > 0 ? BW_OK : bw_fail(BW_USAGE, "the adapter has no factors to train: check --targets");
+}
+
+static int open_engine(bw_trainer *t)
+{
+    const bw_config *config = t->config;
+    const bw_adapter *folded[] = {t->buffer};
+    const double factors[] = {1};
+    double start = bw_now();
+    BW_TRY(bw_store_open(&t->store, t->grid, t->source, config, folded, factors, t->buffer ? 1 : 0));
+    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, 0);
+    BW_TRY(bw_lora_create(&t->lora, t->grid, t->adapter));
+    int status = create_reduce(t);
+    /* A plan read from the checkpoint cuts the batches, so activations are sized only now. */
+    int64_t most = bw_plan_max_tokens(&t->plan, &t->data, t->state.step, t->steps);
+    if (status == BW_OK)
+        status = bw_transformer_create(&t->transformer, t->store, t->lora, most, most, true, strcmp(config->recompute, "layer") == 0);
+    if (status == BW_OK)
+        status = bw_batch_create(&t->batch, most, (int32_t)config->batch);
+    if (status == BW_OK)
+        status = BW_NEW(t->samples, config->batch, "batch");
+    if (status == BW_OK)
+        status = BW_NEW(t->group, config->batch, "batch");
+    return bw_agree(t->grid, status);
+}
+
+static int claim_output(bw_trainer *t, bool *finished)
+{
+    int64_t done = 0;
+    int status = bw_output_create(&t->output, t->config->output);
+    if (status == BW_OK && t->grid->rank == 0) {
+        bool never = strcmp(t->config->resume, "never") == 0, found = false;
+        status = bw_output_claim(&t->output, t->config);
+        if (status == BW_OK && never)
+            status = bw_output_delete_checkpoints(&t->output);
+        else if (status == BW_OK)
+            status = bw_output_finished(&t->output, &t->state, &found);
+        done = found;
+    }
+    BW_TRY(bw_agree(t->grid, status));
+    BW_TRY(bw_broadcast(t->grid, &done, sizeof done));
+    *finished = done != 0;
+    return BW_OK;
+}
+
+static int restore(bw_trainer *t)
+{
+    const char *resume = t->config->resume;
+    if (strcmp(resume, "never") == 0)
+        return BW_OK;
+    bool automatic = strcmp(resume, "auto") == 0, found = false;
+    BW_TRY(bw_checkpoint_read(t->grid, &t->state, t->config, automatic ? t->output.checkpoints.data : resume, &found));
+    if (!found && !automatic)
+        return bw_fail(BW_NOINPUT, "--resume %s: no checkpoint there", resume);
+    t->plan.micro_batches = t->state.micro_batches;
+    if (found)
+        bw_info("resuming after step %" PRId64 " of %" PRId64, t->state.step, t->steps);
+    t->resumed = found;
+    return BW_OK;
+}
+
+static void announce(const bw_trainer *t)
+{
+    const bw_grid *g = t->grid;
+    bw_info("stage %s: %" PRId64 " rows, %" PRId64 " tokens of which %" PRId64 " answer tokens; %" PRId64 " steps of %" PRId64 " rows in %" PRId64 " micro-batches",
+            t->config->stage, t->data.count, t->data.token_count, t->data.answer_tokens, t->steps, t->plan.batch, t->plan.micro_batches);
+    if (t->data.dropped || t->data.merged_borders)
+        bw_info("  rows left out: %" PRId64 "; rows where a token spans the border of prompt and answer: %" PRId64, t->data.dropped, t->data.merged_borders);
+    bw_info("  %" PRId64 " parameters trained; weights %s; %d rank%s = %d x (%d x %d) on %d node%s; %s", bw_adapter_parameters(t->adapter),
+            bw_store_describe(t->store), g->size, g->size == 1 ? "" : "s", g->replicas, g->nprow, g->npcol, g->nodes, g->nodes == 1 ? "" : "s", bw_gemm_describe());
+    if (t->plan.micro_batches < g->size)
+        bw_warn("%d ranks, %" PRId64 " micro-batches a step: %" PRId64 " ranks idle; raise --micro-batches (at most --batch) in a new run, or use fewer ranks",
+                g->size, t->plan.micro_batches, g->size - t->plan.micro_batches);
+}
+
+/* ---- finish ------------------------------------------------------------------------------------------------------------ */
+
+static int save_adapter(bw_trainer *t)
+{
+    char model[33], data[33], buffer[33], config[33];
+    bw_hash_text(t->state.model, model);
+    bw_hash_text(t->state.data, data);
+    bw_hash_text(t->state.buffer, buffer);
+    bw_hash_text(t->state.config, config);
+    const char *const metadata[] = {"breakwater.model", model, "breakwater.data", data, "breakwater.buffer", buffer, "breakwater.config", config, NULL};
+    return bw_peft_save(t->adapter, t->grid, bw_source_spec(t->source), t->output.adapter.data, t->config->model, metadata);
+}
+
+void bw_trainer_close(bw_trainer *t)
+{
+    bw_transformer_free(t->transformer);
+    bw_batch_free(&t->batch);
+    bw_reduce_destroy(&t->reduce);
+    bw_lora_free(&t->lora);
+    bw_store_close(&t->store);
+    for (int i = 0; t->state.moments && i < 2 * t->state.tensors; i++)
+        bw_matrix_free(&t->state.moments[i]);
+    void *owned[] = {t->state.moments, t->state.exponents, t->samples, t->group, t->layer_of, t->factors};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        bw_free(owned[i]);
+    bw_adapter_free(&t->adapter);
+    bw_adapter_free(&t->buffer);
+    bw_dataset_free(&t->data);
+    bw_tokenizer_free(t->tokenizer);
+    bw_source_close(t->source);
+    bw_output_free(&t->output);
+}
+
+/* ---- the stage ---------------------------------------------------------------------------------------------------------- */
+
+static int prepare(bw_trainer *t, bool *finished)
+{
+    *finished = false;
+    int status = check_required(t->config);
+    if (status == BW_OK)
+        status = check_stage(t->config, &t->mode);
+    if (status == BW_OK)
+        status = load_data(t);
+    BW_TRY(bw_agree(t->grid, status));
+    plan_run(t);
+    t->state.model = bw_source_fingerprint(t->source);
+    t->state.data = t->data.fingerprint;
+    t->state.config = bw_output_config_hash(t->config);
+    BW_TRY(bw_agree(t->grid, load_adapters(t)));
+    BW_TRY(claim_output(t, finished));
+    if (*finished)
+        return BW_OK;
+    status = index_factors(t);
+    if (status == BW_OK)
+        status = create_moments(t);
+    BW_TRY(bw_agree(t->grid, status));
+    BW_TRY(restore(t));
+    BW_TRY(open_engine(t));
+    if (t->resumed)
+        bw_reduce_exponents(t->reduce, t->state.exponents, true);
+    return bw_agree(t->grid, t->grid->rank == 0 ? bw_output_log_open(&t->output, t->state.step) : BW_OK);
+}
+
+int bw_train(const bw_grid *grid, const bw_config *config)
+{
+    bw_trainer t = {.grid = grid, .config = config};
+    bool finished;
+    int status = prepare(&t, &finished);
+    if (status == BW_OK && finished)
+        bw_info("stage %s is done: %s", config->stage, t.output.adapter.data);
+    if (status == BW_OK && !finished) {
+        announce(&t);
+        status = bw_trainer_run(&t);
+        if (status == BW_OK)
+            status = save_adapter(&t);
+        if (status == BW_OK)
+            status = bw_trainer_report(&t);
+        if (status == BW_OK)
+            bw_info("stage %s: adapter in %s", config->stage, t.output.adapter.data);
+    }
+    bw_trainer_close(&t);
+    return status;
+}
