@@ -43,10 +43,11 @@ void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and eve
 /* ---- attention: packed, causal within each sequence, grouped heads ----------------------------------------------
  * q[T][n_head*head_dim] (row stride ldq), k, v [T][n_kv*head_dim] (ldk); offsets[n_seq+1] cut T into sequences.
  * out[T][n_head*head_dim] (ldq), lse[n_head][T] = log-sum-exp of each row, kept for the backward pass. */
+enum { BW_MAX_HEAD_DIM = 256 }; /* head_dim is even and at most this: a block is held on the stack (the loader checks) */
 typedef struct bw_attention { int n_head, n_kv, head_dim; float scale; float soft_cap; /* 0: none */ int window; /* 0: none */ } bw_attention;
 void bw_attention_forward(const bw_attention *shape, float *out, float *lse, const float *q, const float *k, const float *v,
                           int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq);
-/* dq, dk, dv are written (not added to). scratch: bw_attention_scratch(...) floats. */
+/* dq, dk, dv are written (not added to). A key at distance `window` or more before its query is not seen. */
 void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out,
                            const float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
                            const int32_t *offsets, int n_seq);

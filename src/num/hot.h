@@ -1,0 +1,62 @@
+/* How hot loops are compiled: BW_HOT makes a clone of a function for each kind of CPU, chosen when the program is
+ * loaded; bw_exp() is an exponential that the compiler can vectorise. */
+#ifndef NUM_HOT_H
+#define NUM_HOT_H
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer) || __has_feature(thread_sanitizer)
+#define BW_NO_CLONES 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__x86_64__) || !defined(__ELF__)
+#define BW_NO_CLONES 1
+#endif
+
+/* The choice runs while the program is being loaded, before a sanitizer is ready for it: plain code there. An OpenMP
+ * region inside such a function would lose the attribute, so hot functions hold none: their callers do. */
+#ifdef BW_NO_CLONES
+#define BW_HOT
+#else
+#define BW_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#endif
+
+static inline __attribute__((always_inline)) float float_of_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline __attribute__((always_inline)) uint32_t bits_of_float(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* e^x, at most 2 units in the last place off for -87 <= x <= 88; x is clamped to that range, whose ends are normal
+ * numbers. x = n ln 2 + r with |r| <= ln 2 / 2, then a polynomial in r (Cephes' expf) and n into the exponent. */
+static inline __attribute__((always_inline)) float bw_exp(float x) {
+    const float round = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float shifted = x * 1.44269504f + round;
+    float n = shifted - round;
+    float r = x - n * 0.693359375f; /* exact: the constant has 9 bits */
+    r = r - n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return p * float_of_bits((bits_of_float(shifted) + 127u) << 23);
+}
+
+/* tanh from the exponential: absolute error below 3e-7, which is what a capped score needs. */
+static inline __attribute__((always_inline)) float bw_tanh(float x) {
+    return 1.0f - 2.0f / (1.0f + bw_exp(2.0f * x));
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* Cross-entropy without logits: the vocabulary is walked in chunks with a running maximum, and the gradient grows
+ * beside it as the probability-weighted sum of head rows (the way of FlashAttention, Dao et al. 2022), so that loss
+ * and gradient take two products a chunk. */
+#include "breakwater/num.h"
+#include "num/hot.h"
+#include <math.h>
+
+enum { CHUNK = 1024 }; /* vocabulary entries at a time */
+
+/* What is kept of each row while the chunks go by. */
+typedef struct row_state {
+    float *highest, *sum, *target; /* running maximum, sum of exp(z - highest), logit of the target */
+} row_state;
+
+int64_t bw_loss_scratch(int64_t n, int64_t C) {
+    (void)C;
+    return n * (CHUNK + 3);
+}
+
+BW_HOT static float highest_of(const float *z, int64_t n, float start) {
+    float best = start;
+#pragma omp simd reduction(max : best)
+    for (int64_t i = 0; i < n; i++)
+        best = z[i] > best ? z[i] : best;
+    return best;
+}
+
+BW_HOT static void cap_row(float *z, int64_t n, float cap) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        z[i] = cap * bw_tanh(z[i] / cap);
+}
+
+BW_HOT static float exp_row(float *z, int64_t n, float highest) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) {
+        z[i] = bw_exp(z[i] - highest);
+        sum += z[i];
+    }
+    return sum;
+}
+
+/* The same with z turned into exp(z - highest) * (1 - (z/cap)^2): the derivative of the cap goes with it. */
+BW_HOT static float exp_capped_row(float *z, int64_t n, float highest, float cap) {
+    float sum = 0, inverse = 1.0f / cap;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) {
+        float e = bw_exp(z[i] - highest), t = z[i] * inverse;
+        z[i] = e * (1.0f - t * t);
+        sum += e;
+    }
+    return sum;
+}
+
+BW_HOT static void scale_row(float *x, int64_t n, float factor) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+BW_HOT static void finish_row(float *dh, const float *w, int64_t C, float all, float one) {
+#pragma omp simd
+    for (int64_t c = 0; c < C; c++)
+        dh[c] = dh[c] * all - w[c] * one;
+}
+
+/* One row of one chunk: z becomes the weights of the gradient; what was summed before is brought to the new maximum. */
+static void take_chunk(float *z, int64_t width, int64_t target, float cap, const row_state *s, int64_t row, float *dh, int64_t C) {
+    if (cap > 0)
+        cap_row(z, width, cap);
+    if (target >= 0 && target < width)
+        s->target[row] = z[target];
+    float highest = highest_of(z, width, s->highest[row]);
+    float shrink = s->highest[row] == highest ? 1.0f : bw_exp(s->highest[row] - highest);
+    if (dh && shrink != 1.0f)
+        scale_row(dh, C, shrink);
+    float sum = cap > 0 ? exp_capped_row(z, width, highest, cap) : exp_row(z, width, highest);
+    s->sum[row] = s->sum[row] * shrink + sum;
+    s->highest[row] = highest;
+}
+
+void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V,
+             float cap, float *scratch) {
+    float *z = scratch;
+    row_state s = {scratch + n * CHUNK, scratch + n * (CHUNK + 1), scratch + n * (CHUNK + 2)};
+    for (int64_t i = 0; i < n; i++)
+        s.highest[i] = -INFINITY, s.sum[i] = 0, s.target[i] = 0;
+    for (int64_t first = 0; first < V; first += CHUNK) {
+        int64_t width = V - first < CHUNK ? V - first : CHUNK;
+        bw_gemm(false, true, n, width, C, 1.0f, h, C, head + first * C, C, 0.0f, z, CHUNK);
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < n; i++)
+            take_chunk(z + i * CHUNK, width, targets[i] - first, cap, &s, i, dh && first > 0 ? dh + i * C : NULL, C);
+        if (dh)
+            bw_gemm(false, false, n, C, width, 1.0f, z, CHUNK, head + first * C, C, first > 0 ? 1.0f : 0.0f, dh, C);
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        loss[i] = s.highest[i] + logf(s.sum[i]) - s.target[i];
+        float t = cap > 0 ? s.target[i] / cap : 0.0f;
+        if (dh)
+            finish_row(dh + i * C, head + targets[i] * C, C, scale / s.sum[i], scale * (1.0f - t * t));
+    }
+}
