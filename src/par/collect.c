@@ -13,7 +13,9 @@ static int share_message(const bw_grid *grid, int status, int from) {
 }
 
 int bw_agree(const bw_grid *grid, int status) {
-    struct { int status, rank; } mine = {status, grid->rank}, worst = mine;
+    struct {
+        int status, rank;
+    } mine = {status, grid->rank}, worst = mine;
     /* MPI_MAXLOC takes the lowest rank among equals. */
     BW_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, grid->comms->world));
     return worst.status == BW_OK ? BW_OK : share_message(grid, worst.status, worst.rank);
@@ -24,7 +26,9 @@ int bw_barrier(const bw_grid *grid) {
     return BW_OK;
 }
 
-static int part(int64_t left) { return (int)(left < BW_MESSAGE_BYTES ? left : BW_MESSAGE_BYTES); }
+static int part(int64_t left) {
+    return (int)(left < BW_MESSAGE_BYTES ? left : BW_MESSAGE_BYTES);
+}
 
 int bw_broadcast(const bw_grid *grid, void *bytes, int64_t count) {
     for (int64_t done = 0; done < count; done += part(count - done))

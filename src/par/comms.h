@@ -10,8 +10,8 @@ typedef struct bw_comms {
     MPI_Comm reduce; /* non-blocking collectives, whose order must not mix with the others' */
     MPI_Comm grid;   /* the ranks of this replica, in grid order */
     MPI_Comm node;
-    int *node_of;    /* [size]: node of each world rank */
-    int blacs;       /* BLACS' handle for `grid`, -1 before bw_blacs_open */
+    int *node_of; /* [size]: node of each world rank */
+    int blacs;    /* BLACS' handle for `grid`, -1 before bw_blacs_open */
 } bw_comms;
 
 /* A message never holds more than this many bytes: MPI counts are ints, and transports dislike more. */

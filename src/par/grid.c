@@ -17,8 +17,10 @@ static void nearest_to_square(int ranks, int *nprow, int *npcol) {
 static int suggest(int status, int size, const char *shape, int replicas) {
     int p, q;
     nearest_to_square(size, &p, &q);
-    return bw_fail(status, "grid %s with %d replica(s) does not fit %d rank(s): rows x columns x replicas must be %d; fits: --grid %dx%d --replicas 1, "
-                   "--grid 1x1 --replicas %d, or --grid auto", shape, replicas, size, size, p, q, size);
+    return bw_fail(status,
+                   "grid %s with %d replica(s) does not fit %d rank(s): rows x columns x replicas must be %d; fits: --grid %dx%d --replicas 1, "
+                   "--grid 1x1 --replicas %d, or --grid auto",
+                   shape, replicas, size, size, p, q, size);
 }
 
 static bool parse_factor(const char **text, char end, int *value) {

@@ -3,7 +3,9 @@
 
 static const size_t entry_bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
 
-size_t bw_piece_bytes(bw_piece_type type) { return entry_bytes[type]; }
+size_t bw_piece_bytes(bw_piece_type type) {
+    return entry_bytes[type];
+}
 
 int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose) {
     BW_ASSERT(m >= 0 && n >= 0 && mb > 0 && nb > 0);
@@ -13,7 +15,8 @@ int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type,
     matrix->ld = matrix->rows > 1 ? matrix->rows : 1;
     int64_t entries = 0;
     if (__builtin_mul_overflow(matrix->rows, matrix->cols, &entries))
-        return bw_fail(BW_SYSTEM, "a piece of %lld x %lld entries for %s does not fit any memory", (long long)matrix->rows, (long long)matrix->cols, purpose);
+        return bw_fail(BW_SYSTEM, "a piece of %lld x %lld entries for %s does not fit any memory", (long long)matrix->rows, (long long)matrix->cols,
+                       purpose);
     matrix->data = bw_calloc(entries, entry_bytes[type], purpose);
     return matrix->data ? BW_OK : BW_SYSTEM;
 }
@@ -24,7 +27,9 @@ void bw_matrix_free(bw_matrix *matrix) {
 }
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------- */
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_block_visitor visit, void *context) {
     const bw_bcyc *layout = &matrix->layout;
@@ -42,7 +47,9 @@ int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_blo
     return BW_OK;
 }
 
-int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context) { return bw_matrix_visit_share(matrix, 0, 1, visit, context); }
+int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context) {
+    return bw_matrix_visit_share(matrix, 0, 1, visit, context);
+}
 
 /* ---- dense to block ----------------------------------------------------------------------------------------------- */
 typedef struct dense_view {
@@ -57,10 +64,18 @@ static int fill_block(void *context, const bw_matrix *matrix, int64_t i, int64_t
             float value = dense->data[(i + r) * dense->ld + j + c];
             int64_t at = r + c * matrix->ld;
             switch (matrix->type) {
-            case BW_PIECE_F32: ((float *)block)[at] = value; break;
-            case BW_PIECE_F64: ((double *)block)[at] = (double)value; break;
-            case BW_PIECE_BF16: ((uint16_t *)block)[at] = bw_bf16_from(value); break;
-            case BW_PIECE_F16: ((uint16_t *)block)[at] = bw_f16_from(value); break;
+            case BW_PIECE_F32:
+                ((float *)block)[at] = value;
+                break;
+            case BW_PIECE_F64:
+                ((double *)block)[at] = (double)value;
+                break;
+            case BW_PIECE_BF16:
+                ((uint16_t *)block)[at] = bw_bf16_from(value);
+                break;
+            case BW_PIECE_F16:
+                ((uint16_t *)block)[at] = bw_f16_from(value);
+                break;
             }
         }
     return BW_OK;
@@ -102,7 +117,8 @@ static void read_f16(float *out, const void *column, int64_t at, int64_t count) 
 
 static const column_reader readers[] = {[BW_PIECE_F32] = read_f32, [BW_PIECE_F64] = read_f64, [BW_PIECE_BF16] = read_bf16, [BW_PIECE_F16] = read_f16};
 
-static void turn_tile(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t r, int64_t rows, int64_t c, int64_t cols) {
+static void turn_tile(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t r, int64_t rows, int64_t c,
+                      int64_t cols) {
     float tile[TILE][TILE]; /* [column][row] */
     for (int64_t j = 0; j < cols; j++)
         readers[type](tile[j], block, r + (c + j) * block_ld, rows);

@@ -24,7 +24,9 @@ static inline uint32_t bw_float_to_bits(float value) {
     return bits;
 }
 
-static inline float bw_bf16_to(uint16_t half) { return bw_bits_to_float((uint32_t)half << 16); }
+static inline float bw_bf16_to(uint16_t half) {
+    return bw_bits_to_float((uint32_t)half << 16);
+}
 
 static inline uint16_t bw_bf16_from(float value) {
     uint32_t bits = bw_float_to_bits(value);
@@ -42,10 +44,16 @@ static inline float bw_f16_to(uint16_t half) {
     return bw_bits_to_float(sign | (magnitude < 0x400u ? bw_float_to_bits(small) : bits));
 }
 
+/* To nearest even. Adding 1.5 * 2^23 rounds a float to an integer, here to a multiple of 2^-24, the spacing of f16's denormals. */
 static inline uint16_t bw_f16_from(float value) {
-    _Float16 half = (_Float16)value;
-    uint16_t bits;
-    memcpy(&bits, &half, sizeof bits);
-    return bits;
+    uint32_t bits = bw_float_to_bits(value), magnitude = bits & 0x7fffffffu;
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    if (magnitude > 0x7f800000u)
+        return sign | 0x7e00u;
+    if (magnitude >= 0x477ff000u) /* 65520 and more round to infinity */
+        return sign | 0x7c00u;
+    if (magnitude < 0x38800000u) /* 2^-14 */
+        return (uint16_t)(sign | (bw_float_to_bits(bw_bits_to_float(magnitude) * 0x1p24f + 0x1.8p23f) & 0x7ffu));
+    return (uint16_t)(sign | ((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13));
 }
 #endif

@@ -20,7 +20,8 @@ int bw_par_start(int *argc, char ***argv) {
     BW_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     BW_MPI(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN));
     if (provided < MPI_THREAD_FUNNELED)
-        return bw_fail(BW_SYSTEM, "MPI allows no threads beside it (level %d, MPI_THREAD_FUNNELED is %d); use an MPI library built with thread support",
+        return bw_fail(BW_SYSTEM,
+                       "MPI allows no threads beside it (level %d, MPI_THREAD_FUNNELED is %d); use an MPI library built with thread support",
                        provided, MPI_THREAD_FUNNELED);
     bw_log_rank(bw_par_rank());
     return BW_OK;
@@ -96,4 +97,6 @@ void bw_grid_catch_signals(void) {
     sigaction(SIGTERM, &action, NULL);
 }
 
-bool bw_grid_stop_requested(void) { return stop_requested != 0; }
+bool bw_grid_stop_requested(void) {
+    return stop_requested != 0;
+}

@@ -1,0 +1,250 @@
+/* scalapack.c - the only caller of BLACS, ScaLAPACK and LAPACK.
+ *
+ * No header of theirs exists, so the prototypes are here: Fortran takes every argument by address, INTEGER is 32 bits,
+ * and each CHARACTER argument adds its length as a hidden size_t at the end. */
+#include <dlfcn.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include "par/comms.h"
+
+enum { DESCRIPTOR = 9, MATRIX_DENSE = 1 };
+
+void Cblacs_gridinit(int *context, const char *order, int nprow, int npcol);
+void Cblacs_gridexit(int context);
+void Cblacs_exit(int keep_mpi);
+int Csys2blacs_handle(MPI_Comm comm);
+void Cfree_blacs_system_handle(int handle);
+void pilaver_(int *major, int *minor, int *patch);
+void pdgemm_(const char *trans_a, const char *trans_b, const int *m, const int *n, const int *k, const double *alpha, const double *a, const int *ia,
+             const int *ja, const int *desc_a, const double *b, const int *ib, const int *jb, const int *desc_b, const double *beta, double *c,
+             const int *ic, const int *jc, const int *desc_c, size_t, size_t);
+void pdgeqpf_(const int *m, const int *n, double *a, const int *ia, const int *ja, const int *desc_a, int *pivots, double *tau, double *work,
+              const int *lwork, int *info);
+void pdorgqr_(const int *m, const int *n, const int *k, double *a, const int *ia, const int *ja, const int *desc_a, const double *tau, double *work,
+              const int *lwork, int *info);
+void pdgemr2d_(const int *m, const int *n, const double *a, const int *ia, const int *ja, const int *desc_a, double *b, const int *ib, const int *jb,
+               const int *desc_b, const int *context);
+void psgemr2d_(const int *m, const int *n, const float *a, const int *ia, const int *ja, const int *desc_a, float *b, const int *ib, const int *jb,
+               const int *desc_b, const int *context);
+void dsyev_(const char *job, const char *half, const int *n, double *a, const int *lda, double *values, double *work, const int *lwork, int *info,
+            size_t, size_t);
+
+static const int one = 1;
+
+/* ---- contexts ----------------------------------------------------------------------------------------------------- */
+int bw_blacs_open(bw_grid *grid) {
+    grid->comms->blacs = Csys2blacs_handle(grid->comms->grid);
+    grid->context = grid->comms->blacs;
+    Cblacs_gridinit(&grid->context, "Row", grid->nprow, grid->npcol);
+    return grid->context >= 0 ? BW_OK : bw_fail(BW_SYSTEM, "BLACS opened no %d x %d grid", grid->nprow, grid->npcol);
+}
+
+void bw_blacs_close(bw_grid *grid) {
+    if (grid->context >= 0)
+        Cblacs_gridexit(grid->context);
+    if (grid->comms->blacs >= 0)
+        Cfree_blacs_system_handle(grid->comms->blacs);
+    grid->context = grid->comms->blacs = -1;
+}
+
+void bw_blacs_finish(void) {
+    Cblacs_exit(1);
+}
+
+/* ScaLAPACK counts and addresses with 32-bit integers, inside one piece too. */
+static int describe(const bw_grid *grid, const bw_matrix *matrix, int descriptor[DESCRIPTOR]) {
+    const bw_bcyc *layout = &matrix->layout;
+    if (layout->m > INT_MAX || layout->n > INT_MAX || matrix->rows * matrix->cols > INT_MAX / (int64_t)sizeof(double))
+        return bw_fail(BW_SYSTEM, "a %lld x %lld matrix with pieces of %lld x %lld is more than ScaLAPACK's 32-bit integers address; use more ranks",
+                       (long long)layout->m, (long long)layout->n, (long long)matrix->rows, (long long)matrix->cols);
+    const int entries[DESCRIPTOR] = {MATRIX_DENSE, grid->context, (int)layout->m, (int)layout->n, layout->mb, layout->nb, 0, 0, (int)matrix->ld};
+    for (int i = 0; i < DESCRIPTOR; i++)
+        descriptor[i] = entries[i];
+    return BW_OK;
+}
+
+static bool empty(const bw_matrix *matrix) {
+    return matrix->layout.m == 0 || matrix->layout.n == 0;
+}
+
+/* ---- multiply ------------------------------------------------------------------------------------------------------ */
+static void scale_piece(double beta, bw_matrix *c) {
+    double *data = c->data;
+    for (int64_t i = 0; i < c->rows * c->cols; i++)
+        data[i] = beta == 0 ? 0 : beta * data[i];
+}
+
+int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, const bw_matrix *a, const bw_matrix *b, double beta, bw_matrix *c) {
+    int64_t m = trans_a ? a->layout.n : a->layout.m, k = trans_a ? a->layout.m : a->layout.n;
+    int64_t k_b = trans_b ? b->layout.n : b->layout.m, n = trans_b ? b->layout.m : b->layout.n;
+    int desc_a[DESCRIPTOR], desc_b[DESCRIPTOR], desc_c[DESCRIPTOR];
+    BW_ASSERT(a->type == BW_PIECE_F64 && b->type == BW_PIECE_F64 && c->type == BW_PIECE_F64);
+    BW_ASSERT(k == k_b && c->layout.m == m && c->layout.n == n);
+    BW_TRY(describe(grid, a, desc_a));
+    BW_TRY(describe(grid, b, desc_b));
+    BW_TRY(describe(grid, c, desc_c));
+    if (k == 0 || empty(c)) {
+        scale_piece(beta, c);
+        return BW_OK;
+    }
+    int sizes[3] = {(int)m, (int)n, (int)k};
+    pdgemm_(trans_a ? "T" : "N", trans_b ? "T" : "N", &sizes[0], &sizes[1], &sizes[2], &alpha, a->data, &one, &one, desc_a, b->data, &one, &one,
+            desc_b, &beta, c->data, &one, &one, desc_c, 1, 1);
+    return BW_OK;
+}
+
+/* ---- copy between layouts ------------------------------------------------------------------------------------------ */
+int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to) {
+    int desc_from[DESCRIPTOR], desc_to[DESCRIPTOR];
+    BW_ASSERT(from->type == to->type && (from->type == BW_PIECE_F64 || from->type == BW_PIECE_F32));
+    BW_ASSERT(from->layout.m == to->layout.m && from->layout.n == to->layout.n);
+    BW_TRY(describe(grid, from, desc_from));
+    BW_TRY(describe(grid, to, desc_to));
+    if (empty(from))
+        return BW_OK;
+    const int *m = &desc_from[2], *n = &desc_from[3];
+    if (from->type == BW_PIECE_F64)
+        pdgemr2d_(m, n, from->data, &one, &one, desc_from, to->data, &one, &one, desc_to, &grid->context);
+    else
+        psgemr2d_(m, n, from->data, &one, &one, desc_from, to->data, &one, &one, desc_to, &grid->context);
+    return BW_OK;
+}
+
+/* ---- norm ---------------------------------------------------------------------------------------------------------- */
+double bw_pnorm(const bw_grid *grid, const bw_matrix *a) {
+    const double *data = a->data;
+    double sum = 0;
+    for (int64_t i = 0; i < a->rows * a->cols; i++)
+        sum += data[i] * data[i];
+    if (MPI_Allreduce(MPI_IN_PLACE, &sum, 1, MPI_DOUBLE, MPI_SUM, grid->comms->grid) != MPI_SUCCESS)
+        return NAN;
+    return sqrt(sum);
+}
+
+/* ---- range --------------------------------------------------------------------------------------------------------- */
+enum { QR_BLOCK = 32 };
+
+typedef struct factored {
+    bw_matrix matrix; /* R in its upper triangle, the reflectors below */
+    double *tau, *work, *diagonal;
+    int *pivots;
+    int lwork, k; /* k = min(m, n) reflectors */
+} factored;
+
+static void free_factored(factored *qr) {
+    bw_matrix_free(&qr->matrix);
+    bw_free(qr->tau);
+    bw_free(qr->work);
+    bw_free(qr->diagonal);
+    bw_free(qr->pivots);
+}
+
+/* The documented minima of p?geqpf and p?orgqr, and room to spare: a workspace query reads arrays that are not there yet. */
+static int allocate_factored(const bw_grid *grid, factored *qr, const bw_bcyc *layout) {
+    int block = QR_BLOCK;
+    BW_TRY(bw_matrix_create(&qr->matrix, grid, BW_PIECE_F64, layout->m, layout->n, block, block, "qr"));
+    int64_t rows = qr->matrix.rows, cols = qr->matrix.cols;
+    qr->k = (int)(layout->m < layout->n ? layout->m : layout->n);
+    qr->lwork = (int)(rows + 3 * cols + block * (rows + cols + block) + 3);
+    BW_TRY(BW_NEW(qr->tau, cols + block, "qr"));
+    BW_TRY(BW_NEW(qr->pivots, cols + block, "qr"));
+    BW_TRY(BW_NEW(qr->diagonal, qr->k, "qr"));
+    return BW_NEW(qr->work, qr->lwork, "qr");
+}
+
+static int read_diagonal(const bw_grid *grid, factored *qr) {
+    const bw_matrix *matrix = &qr->matrix;
+    int block = matrix->layout.nb;
+    for (int i = 0; i < qr->k; i++)
+        if (bw_bcyc_owner(i, block, grid->nprow) == grid->myrow && bw_bcyc_owner(i, block, grid->npcol) == grid->mycol)
+            qr->diagonal[i] = ((double *)matrix->data)[bw_bcyc_local(i, block, grid->nprow) + bw_bcyc_local(i, block, grid->npcol) * matrix->ld];
+    BW_MPI(MPI_Allreduce(MPI_IN_PLACE, qr->diagonal, qr->k, MPI_DOUBLE, MPI_SUM, grid->comms->grid)); /* one owner each, zero elsewhere */
+    return BW_OK;
+}
+
+/* Pivoting leaves the diagonal falling, so the rank is where it first drops below the rounding of what was factored. */
+static int count_rank(const factored *qr) {
+    double limit = (double)qr->matrix.layout.n * (double)FLT_EPSILON * fabs(qr->diagonal[0]);
+    int rank = 0;
+    while (rank < qr->k && fabs(qr->diagonal[rank]) > limit)
+        rank++;
+    return rank;
+}
+
+static void clear_columns_from(bw_matrix *q, int64_t first) {
+    for (int64_t c = 0; c < q->cols; c++)
+        if (bw_bcyc_global(c, q->layout.nb, q->mycol, q->layout.npcol) >= first)
+            for (int64_t r = 0; r < q->rows; r++)
+                ((double *)q->data)[r + c * q->ld] = 0;
+}
+
+static int factor(const bw_grid *grid, factored *qr, int *rank) {
+    int descriptor[DESCRIPTOR], info = 0;
+    BW_TRY(describe(grid, &qr->matrix, descriptor));
+    const int *m = &descriptor[2], *n = &descriptor[3];
+    pdgeqpf_(m, n, qr->matrix.data, &one, &one, descriptor, qr->pivots, qr->tau, qr->work, &qr->lwork, &info);
+    if (info != 0)
+        return bw_fail(BW_BUG, "pdgeqpf refused argument %d of a %d x %d matrix", -info, *m, *n);
+    BW_TRY(read_diagonal(grid, qr));
+    *rank = count_rank(qr);
+    pdorgqr_(m, &qr->k, &qr->k, qr->matrix.data, &one, &one, descriptor, qr->tau, qr->work, &qr->lwork, &info);
+    return info == 0 ? BW_OK : bw_fail(BW_BUG, "pdorgqr refused argument %d of a %d x %d matrix", -info, *m, qr->k);
+}
+
+static int agree_on_grid(const bw_grid *grid, int status) {
+    int worst = status;
+    BW_MPI(MPI_Allreduce(&status, &worst, 1, MPI_INT, MPI_MAX, grid->comms->grid));
+    return status == BW_OK && worst != BW_OK ? bw_fail(worst, "another rank of the grid has no memory for the QR factors") : worst;
+}
+
+int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank) {
+    factored qr = {0};
+    int status = BW_OK;
+    BW_ASSERT(a->type == BW_PIECE_F64 && q->type == BW_PIECE_F64 && a->layout.m == q->layout.m && a->layout.n == q->layout.n);
+    double norm = bw_pnorm(grid, a);
+    *rank = 0;
+    clear_columns_from(q, 0);
+    if (norm == 0)
+        return BW_OK;
+    if (!isfinite(norm))
+        return bw_fail(BW_DATA, "a %lld x %lld factor holds NaN, Inf or numbers whose squares overflow, and has no range", (long long)a->layout.m,
+                       (long long)a->layout.n);
+    BW_GO(agree_on_grid(grid, allocate_factored(grid, &qr, &a->layout)));
+    BW_GO(bw_redistribute(grid, a, &qr.matrix));
+    BW_GO(factor(grid, &qr, rank));
+    BW_GO(bw_redistribute(grid, &qr.matrix, q));
+    clear_columns_from(q, *rank);
+done:
+    free_factored(&qr);
+    return status;
+}
+
+/* ---- eigenpairs ---------------------------------------------------------------------------------------------------- */
+int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values) {
+    double *work = NULL;
+    int lwork = 34 * n + 1, info = 0, lda = n > 1 ? n : 1; /* dsyev wants (block + 2) n; its blocks are 32 */
+    if (n == 0)
+        return BW_OK;
+    BW_TRY(BW_NEW(work, lwork, "eigen"));
+    dsyev_("V", "U", &n, matrix_in_vectors_out, &lda, values, work, &lwork, &info, 1, 1);
+    bw_free(work);
+    if (info > 0)
+        return bw_fail(BW_DATA, "the eigenvalues of a %d x %d matrix do not converge (%d left): does it hold NaN or Inf?", n, n, info);
+    return info == 0 ? BW_OK : bw_fail(BW_BUG, "dsyev refused argument %d for n = %d", -info, n);
+}
+
+/* ---- versions ------------------------------------------------------------------------------------------------------ */
+const char *bw_scalapack_version(void) {
+    static char text[48];
+    int version[3] = {0};
+    pilaver_(&version[0], &version[1], &version[2]);
+    snprintf(text, sizeof text, "%d.%d.%d", version[0], version[1], version[2]);
+    return text;
+}
+
+const char *bw_blas_loaded(void) {
+    Dl_info info = {0};
+    void *address = dlsym(RTLD_DEFAULT, "dgemm_"); /* the address itself may be the program's own jump table */
+    return address && dladdr(address, &info) && info.dli_fname ? info.dli_fname : "unknown";
+}
