@@ -53,6 +53,7 @@ void bw_error_clear(void);
 
 /* Log lines. Rank 0 speaks for all; the other ranks are silent unless bw_warn_here() is used. */
 void bw_log_rank(int rank);                                                   /* call once, after MPI is up */
+void bw_log_quiet(bool no_progress);                                          /* --quiet */
 void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* stdout */
 void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* stderr, "breakwater: warning: ..." */
 void bw_warn_here(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -181,21 +182,25 @@ typedef struct bw_config {
 void bw_config_init(bw_config *config);  /* defaults */
 void bw_config_free(bw_config *config);
 int bw_config_copy(bw_config *to, const bw_config *from); /* deep; `to` is uninitialised or cleared */
-/* Parse `--name value`, `--name=value`, `--flag`; `--config FILE.yaml` is read first, options win. One word that is not
- * an option is taken as `input`. An unknown option names the nearest. BW_USAGE. */
+/* Parse `--name value`, `--name=value`, `--flag`, `--no-flag`; argv[0] is the command's name. `--config FILE.yaml` is read
+ * first, options win. One word that is not an option is taken as `input`. An unknown option names the nearest. BW_USAGE. */
 int bw_config_parse(bw_config *config, bw_command command, int argc, char **argv);
-int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value); /* checks type, range, choice */
-/* The resolved value as text, as YAML and --option take it; `index` walks the table, false past its end. */
+int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value); /* checks type, range, choice; a list of paths grows by one, or is replaced by "[a, b]" */
+/* After parsing: options that the command cannot do without, and those that must agree. BW_USAGE. */
+int bw_config_check(const bw_config *config, bw_command command);
+/* The resolved value as text, as YAML and --option take it (empty: unset); replaces what was in `value`. `index` counts the
+ * options of the command, false past the last. */
 bool bw_config_entry(const bw_config *config, bw_command command, int index, const char **name, bw_text *value);
 int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out);
 void bw_config_help(bw_command command, FILE *out);
 
-/* `breakwater run FILE.yaml`: top-level keys are defaults for every stage; `stages:` is a list of mappings with
- * `name`, `command` (train, merge, eval) and any option of that command. `@name/...` at the start of a path names the
- * output folder of the stage `name`. */
-typedef struct bw_stage { char *name; bw_command command; bw_config config; } bw_stage;
-typedef struct bw_pipeline { bw_config common; bw_stage *stages; int count; } bw_pipeline;
-int bw_pipeline_load(bw_pipeline *pipeline, const char *path, const bw_config *overrides_or_null, int argc, char **argv);
+/* `breakwater run FILE.yaml`: top-level keys are defaults for every stage that takes them; `stages:` is a list of at most 64
+ * mappings with `name`, `command` (train, merge, eval), optionally `label` (its row in the final table), and any option of
+ * that command but output: a stage writes to <output>/<name>. `@name/...` at the start of a path names the folder of an
+ * earlier stage. Options of the command line (argv[0] is "run"; the word is passed over) win in every stage that takes them. */
+typedef struct bw_stage { char *name; char *label; /* may be NULL */ bw_command command; bw_config config; } bw_stage;
+typedef struct bw_pipeline { bw_config common; bw_stage *stages; int count; } bw_pipeline; /* common.output: the root folder */
+int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **argv);
 void bw_pipeline_free(bw_pipeline *pipeline);
 
 #endif

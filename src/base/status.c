@@ -11,6 +11,7 @@ static const double progress_interval = 10; /* seconds between progress lines wh
 static char message[MESSAGE_BYTES];
 static atomic_bool message_taken; /* threads of a rank may fail at the same time: one of them speaks */
 static int log_rank;
+static bool quiet;
 static bool progress_open; /* the cursor is at the end of a progress line */
 static double progress_last = -1e9;
 
@@ -89,7 +90,7 @@ void bw_warn_here(const char *format, ...) {
 }
 
 void bw_progress(const char *format, ...) {
-    if (log_rank != 0)
+    if (log_rank != 0 || quiet)
         return;
     bool terminal = isatty(STDOUT_FILENO);
     if (!terminal && bw_now() - progress_last < progress_interval)

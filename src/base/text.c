@@ -80,7 +80,7 @@ const char *bw_nearest(const char *word, const char *const *candidates, int coun
     if (length == 0 || length > LONGEST_WORD)
         return NULL;
     const char *nearest = NULL;
-    int best = 1 + (int)length / 3; /* more edits than a third of the word is another word */
+    int best = 2 + ((int)length - 1) / 3; /* as many edits as that make another word */
     for (int i = 0; i < count; i++) {
         size_t other = strlen(candidates[i]);
         if (other == 0 || other > LONGEST_WORD)
@@ -89,7 +89,7 @@ const char *bw_nearest(const char *word, const char *const *candidates, int coun
         size_t shorter = other < length ? other : length;
         if (shorter >= 3 && strncmp(word, candidates[i], shorter) == 0)
             edits = smaller(edits, 1); /* a word cut short, or one with a tail (batch-size for batch), is near */
-        if (edits < best || (edits == best && !nearest && length > 1)) {
+        if (edits < best) {
             best = edits;
             nearest = candidates[i];
         }

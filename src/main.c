@@ -1,0 +1,173 @@
+/* The program: a table of commands; read the command line, start MPI where a command needs it, run, report, leave. */
+#include "breakwater/base.h"
+#include "breakwater/h5.h"
+#include "breakwater/num.h"
+#include "breakwater/par.h"
+#include "cmd/commands.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct command {
+    const char *name;
+    bw_command id;
+    const char *group;
+    int (*run)(const bw_config *config);
+    int (*run_pipeline)(const bw_pipeline *pipeline); /* instead of run: the command works on a file of stages */
+    bool needs_mpi;
+    const char *usage, *help;
+} command;
+
+static const command commands[] = {
+    {"run", BW_RUN, "The whole job", NULL, bw_cmd_run, true, "FILE.yaml [--option value ...]",
+     "Run the stages of a pipeline one after another, skipping what is already done."},
+    {"train", BW_TRAIN, "One stage", bw_cmd_train, NULL, true, "--stage NAME --model PATH --data FILE --output DIR [--option value ...]",
+     "Train one adapter; goes on by itself where the output folder ends."},
+    {"merge", BW_MERGE, "One stage", bw_cmd_merge, NULL, true, "--user DIR --reinforce DIR --output DIR [--option value ...]",
+     "Merge a UserLoRA with a ReinforceLoRA into one adapter, and into the model on request."},
+    {"eval", BW_EVAL, "One stage", bw_cmd_eval, NULL, true,
+     "--model PATH [--adapter DIR] --harmful FILE --task FILE --output DIR [--option value ...]",
+     "Measure harmful score, refusal rate, task accuracy and perplexity."},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static const command *find_command(const char *name) {
+    for (int i = 0; i < COMMANDS; i++)
+        if (!strcmp(commands[i].name, name))
+            return &commands[i];
+    return NULL;
+}
+
+/* ---- what is printed without MPI -------------------------------------------------------------------------------------- */
+
+static void print_help(void) {
+    puts("breakwater: fine-tuning that keeps a model safe, as an MPI batch job (Buffer-and-Reinforce, arXiv 2605.24550)\n\n"
+         "  breakwater COMMAND [--option value ...]\n"
+         "  mpirun -n RANKS breakwater COMMAND [--option value ...]");
+    for (int i = 0; i < COMMANDS; i++) {
+        if (i == 0 || strcmp(commands[i].group, commands[i - 1].group))
+            printf("\n%s\n", commands[i].group);
+        printf("  %-10s %s\n", commands[i].name, commands[i].help);
+    }
+    puts("\n'breakwater COMMAND --help' lists the options of a command, 'breakwater --version' what it was built with and runs on.\n"
+         "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such input, 70 a fault of ours, 71 system, 73 or 74 cannot write,\n"
+         "75 stopped at a checkpoint by a signal or the wall clock: run the same command again to go on.");
+}
+
+static void print_command_help(const command *command) {
+    printf("breakwater %s %s\n\n%s\n", command->name, command->usage, command->help);
+    bw_config_help(command->id, stdout);
+}
+
+static int print_version(void) {
+    BW_TRY(bw_gemm_start("fp32", 1)); /* chooses the kernel set that a run on this machine would use */
+    printf("breakwater %s (commit %s)\n", BW_VERSION, BW_COMMIT);
+    const char *const rows[][2] = {{"compiler", BW_COMPILER}, {"MPI", bw_par_version()},  {"ScaLAPACK", bw_scalapack_version()},
+                                   {"HDF5", bw_h5_version()}, {"BLAS", bw_blas_loaded()}, {"matrix products", bw_gemm_describe()}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        printf("%-16s %s\n", rows[i][0], rows[i][1]);
+    return BW_OK;
+}
+
+static bool asks_help(int argc, char **argv) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return true;
+    return false;
+}
+
+/* ---- errors ----------------------------------------------------------------------------------------------------------- */
+
+/* Every rank reads the command line before MPI is up, and one should speak: launchers say in the environment who is first. */
+static int launched_rank(void) {
+    static const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+        const char *value = getenv(variables[i]);
+        if (value)
+            return atoi(value);
+    }
+    return 0;
+}
+
+static int report(int status, int rank) {
+    if (rank != 0)
+        return status;
+    if (status == BW_STOPPED)
+        bw_info("%s%sstopped at a checkpoint: run the same command again to go on", bw_error(), *bw_error() ? "; " : "");
+    else if (status != BW_OK)
+        fprintf(stderr, "breakwater: error: %s\n", *bw_error() ? bw_error() : "failed without a message");
+    return status;
+}
+
+static int unknown_command(const char *name) {
+    const char *names[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++)
+        names[i] = commands[i].name;
+    const char *nearest = bw_nearest(name, names, COMMANDS);
+    return bw_fail(BW_USAGE, "unknown command '%s'%s%s%s; 'breakwater --help' lists all", name, nearest ? "; did you mean '" : "",
+                   nearest ? nearest : "", nearest ? "'?" : "");
+}
+
+/* ---- run -------------------------------------------------------------------------------------------------------------- */
+
+/* The command line as a configuration, and for `run` the stages of its file: all that can be wrong before MPI is needed. */
+static int read_command_line(const command *command, bw_config *config, bw_pipeline *pipeline, int argc, char **argv) {
+    BW_TRY(bw_config_parse(config, command->id, argc, argv));
+    if (!command->run_pipeline)
+        return bw_config_check(config, command->id);
+    if (!config->input)
+        return bw_fail(BW_USAGE, "%s: needs a file: breakwater %s %s", command->name, command->name, command->usage);
+    return bw_pipeline_load(pipeline, config->input, argc, argv);
+}
+
+static int run_command(const command *command, const bw_config *config, const bw_pipeline *pipeline, int argc, char **argv) {
+    int rank = 0;
+    if (command->needs_mpi) {
+        int status = bw_par_start(&argc, &argv);
+        if (status != BW_OK)
+            return report(status, launched_rank());
+        rank = bw_par_rank();
+    }
+    bw_log_rank(rank);
+    bw_log_quiet(config->quiet);
+    int status = report(command->run_pipeline ? command->run_pipeline(pipeline) : command->run(config), rank);
+    if (command->needs_mpi)
+        bw_par_finish();
+    return status;
+}
+
+static int dispatch(const command *command, int argc, char **argv) {
+    if (asks_help(argc, argv)) {
+        print_command_help(command);
+        return BW_OK;
+    }
+    bw_config config;
+    bw_pipeline pipeline = {0};
+    bw_config_init(&config);
+    int status = read_command_line(command, &config, &pipeline, argc, argv);
+    if (status != BW_OK)
+        report(status, launched_rank());
+    else
+        status = run_command(command, &config, &pipeline, argc, argv);
+    bw_pipeline_free(&pipeline);
+    bw_config_free(&config);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    bw_grid_catch_signals(); /* first: a signal that arrives before its handler kills the rank */
+    const char *word = argc > 1 ? argv[1] : "--help";
+    if (!strcmp(word, "--version"))
+        return report(print_version(), launched_rank());
+    bool help = !strcmp(word, "help");
+    if (!strcmp(word, "--help") || !strcmp(word, "-h") || (help && argc < 3)) {
+        print_help();
+        return argc > 1 ? BW_OK : BW_USAGE;
+    }
+    const command *command = find_command(help ? argv[2] : word);
+    if (!command)
+        return report(unknown_command(help ? argv[2] : word), launched_rank());
+    if (!help)
+        return dispatch(command, argc - 1, argv + 1);
+    print_command_help(command);
+    return BW_OK;
+}
