@@ -90,12 +90,14 @@ int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, 
     *out = t;
 done:
     if (status != BW_OK)
-        bw_transformer_free(t);
+        bw_transformer_free(&t);
     return status;
 }
 
-void bw_transformer_free(bw_transformer *t)
+void bw_transformer_free(bw_transformer **transformer)
 {
+    bw_transformer *t = *transformer;
+    *transformer = NULL;
     if (!t)
         return;
     for (int layer = 0; t->x && layer <= t->spec->n_layer; layer++)

@@ -21,26 +21,15 @@ static int layer_done(void *context, int layer)
 {
     collecting *c = context;
     bw_trainer *t = c->trainer;
-    int bucket = -1, last = -1;
-    for (int tensor = 0; tensor < t->state.tensors; tensor++) {
-        bucket += t->layer_of[tensor] != last;
-        last = t->layer_of[tensor];
-        if (last > layer)
-            break;
-        if (last < layer)
+    for (int target = 0; c->adds && target < BW_TARGETS; target++) {
+        const bw_lora_view *view = bw_lora_at(t->lora, layer, (bw_target)target);
+        int tensor = bw_lora_tensor(t->lora, layer, (bw_target)target);
+        if (!view)
             continue;
-        if (c->adds) {
-            const bw_lora_view *view = NULL;
-            for (int target = 0; target < BW_TARGETS && !view; target++)
-                if (bw_lora_tensor(t->lora, layer, (bw_target)target) == tensor / 2 * 2)
-                    view = bw_lora_at(t->lora, layer, (bw_target)target);
-            bw_reduce_add(t->reduce, tensor, tensor % 2 ? view->dB : view->dA);
-        }
-        bool last_of_layer = tensor + 1 == t->state.tensors || t->layer_of[tensor + 1] != layer;
-        if (c->launches && last_of_layer)
-            return bw_reduce_launch(t->reduce, bucket);
+        bw_reduce_add(t->reduce, tensor, view->dA);
+        bw_reduce_add(t->reduce, tensor + 1, view->dB);
     }
-    return BW_OK;
+    return c->launches && t->bucket_of[layer] >= 0 ? bw_reduce_launch(t->reduce, t->bucket_of[layer]) : BW_OK;
 }
 
 /* Names the rows, so that the person at the other end can look at them. */

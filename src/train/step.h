@@ -15,8 +15,7 @@ typedef struct bw_trainer {
     bw_adapter *buffer, *adapter;
     bw_state state;
     bw_matrix **factors; /* [tensor]: A and B of every pair, in the order of bw_lora_tensor; borrowed from the adapter */
-    int *layer_of;       /* [tensor] */
-    int buckets;         /* one a layer that trains */
+    int *bucket_of;      /* [layer]: gradients travel in a bucket a layer; -1 where nothing is trained */
     bw_store *store;
     bw_lora *lora;
     bw_transformer *transformer;
@@ -29,11 +28,8 @@ typedef struct bw_trainer {
     bool resumed;
 } bw_trainer;
 
-static inline bw_matrix *bw_trainer_factor(const bw_trainer *trainer, int tensor) { return trainer->factors[tensor]; }
-
 /* Steps until the last one (BW_OK) or a request to stop (BW_STOPPED, after a checkpoint). Collective on world. */
 int bw_trainer_run(bw_trainer *trainer);
 /* report.txt: a row per event, time of the slowest and fastest rank. Collective on world. */
 int bw_trainer_report(const bw_trainer *trainer);
-void bw_trainer_close(bw_trainer *trainer);
 #endif

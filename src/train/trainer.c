@@ -5,9 +5,7 @@
 #include "step.h"
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- what each stage takes ------------------------------------------------------------------------------------------- */
 static const struct { const char *stage; bool buffer; unsigned mode; } stages[] = {
@@ -112,41 +110,37 @@ static int create_moments(bw_trainer *t)
     BW_TRY(BW_NEW(t->state.exponents, tensors, "optimizer"));
     for (int i = 0; i < tensors; i++)
         for (int moment = 0; moment < 2; moment++) {
-            const bw_bcyc *layout = &bw_trainer_factor(t, i)->layout;
+            const bw_bcyc *layout = &t->factors[i]->layout;
             BW_TRY(bw_matrix_create(&t->state.moments[2 * i + moment], t->grid, BW_PIECE_F32, layout->m, layout->n, layout->mb, layout->nb, "optimizer"));
         }
     return BW_OK;
 }
 
-/* Gradients travel in buckets of a layer, in the order the backward pass finishes them. */
+/* A bucket a layer: its sum travels while the backward pass goes on below it. */
 static int create_reduce(bw_trainer *t)
 {
-    int tensors = t->state.tensors, status = BW_OK;
+    int status = BW_OK, buckets = 0, *bucket = NULL;
     int64_t *sizes = NULL;
-    int *buckets = NULL;
-    BW_GO(BW_NEW(sizes, tensors, "gradients"));
-    BW_GO(BW_NEW(buckets, tensors, "gradients"));
-    BW_GO(BW_NEW(t->layer_of, tensors, "gradients"));
-    int bucket = -1, last_layer = -1;
-    for (int layer = 0; layer < t->adapter->n_layer; layer++)
+    BW_GO(BW_NEW(sizes, t->state.tensors, "gradients"));
+    BW_GO(BW_NEW(bucket, t->state.tensors, "gradients"));
+    BW_GO(BW_NEW(t->bucket_of, t->adapter->n_layer, "gradients"));
+    for (int layer = 0; layer < t->adapter->n_layer; layer++) {
+        t->bucket_of[layer] = -1;
         for (int target = 0; target < BW_TARGETS; target++) {
             int tensor = bw_lora_tensor(t->lora, layer, (bw_target)target);
             if (tensor < 0)
                 continue;
-            bucket += layer != last_layer;
-            last_layer = layer;
-            for (int i = tensor; i < tensor + 2; i++) {
-                sizes[i] = bw_trainer_factor(t, i)->layout.m * bw_trainer_factor(t, i)->layout.n;
-                buckets[i] = bucket;
-                t->layer_of[i] = layer;
-            }
+            t->bucket_of[layer] = t->bucket_of[layer] < 0 ? buckets++ : t->bucket_of[layer];
+            bucket[tensor] = bucket[tensor + 1] = t->bucket_of[layer];
         }
-    t->buckets = bucket + 1;
-    BW_GO(bw_reduce_create(&t->reduce, t->grid, tensors, sizes, buckets, t->buckets));
-    bw_reduce_exponents(t->reduce, t->state.exponents, false);
+    }
+    for (int i = 0; i < t->state.tensors; i++)
+        sizes[i] = t->factors[i]->layout.m * t->factors[i]->layout.n;
+    BW_GO(bw_reduce_create(&t->reduce, t->grid, t->state.tensors, sizes, bucket, buckets));
+    bw_reduce_exponents(t->reduce, t->state.exponents, t->resumed);
 done:
     bw_free(sizes);
-    bw_free(buckets);
+    bw_free(bucket);
     return status;
 }
 
@@ -215,6 +209,9 @@ static int restore(bw_trainer *t)
     BW_TRY(bw_checkpoint_read(t->grid, &t->state, t->config, automatic ? t->output.checkpoints.data : resume, &found));
     if (!found && !automatic)
         return bw_fail(BW_NOINPUT, "--resume %s: no checkpoint there", resume);
+    if (found && t->config->micro_batches > 0 && t->config->micro_batches != t->state.micro_batches)
+        return bw_fail(BW_CANTCREATE, "%s: its checkpoint cuts a step into %" PRId64 " micro-batches, --micro-batches says %" PRId64
+                       "; leave the option out to go on, or --resume never to start over", t->config->output, t->state.micro_batches, t->config->micro_batches);
     t->plan.micro_batches = t->state.micro_batches;
     if (found)
         bw_info("resuming after step %" PRId64 " of %" PRId64, t->state.step, t->steps);
@@ -249,16 +246,16 @@ static int save_adapter(bw_trainer *t)
     return bw_peft_save(t->adapter, t->grid, bw_source_spec(t->source), t->output.adapter.data, t->config->model, metadata);
 }
 
-void bw_trainer_close(bw_trainer *t)
+static void close_all(bw_trainer *t)
 {
-    bw_transformer_free(t->transformer);
+    bw_transformer_free(&t->transformer);
     bw_batch_free(&t->batch);
     bw_reduce_destroy(&t->reduce);
     bw_lora_free(&t->lora);
     bw_store_close(&t->store);
     for (int i = 0; t->state.moments && i < 2 * t->state.tensors; i++)
         bw_matrix_free(&t->state.moments[i]);
-    void *owned[] = {t->state.moments, t->state.exponents, t->samples, t->group, t->layer_of, t->factors};
+    void *owned[] = {t->state.moments, t->state.exponents, t->samples, t->group, t->bucket_of, t->factors};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
     bw_adapter_free(&t->adapter);
@@ -294,8 +291,6 @@ static int prepare(bw_trainer *t, bool *finished)
     BW_TRY(bw_agree(t->grid, status));
     BW_TRY(restore(t));
     BW_TRY(open_engine(t));
-    if (t->resumed)
-        bw_reduce_exponents(t->reduce, t->state.exponents, true);
     return bw_agree(t->grid, t->grid->rank == 0 ? bw_output_log_open(&t->output, t->state.step) : BW_OK);
 }
 
@@ -316,6 +311,6 @@ int bw_train(const bw_grid *grid, const bw_config *config)
         if (status == BW_OK)
             bw_info("stage %s: adapter in %s", config->stage, t.output.adapter.data);
     }
-    bw_trainer_close(&t);
+    close_all(&t);
     return status;
 }
