@@ -46,6 +46,10 @@ void bw_log_rank(int rank) {
     log_rank = rank;
 }
 
+void bw_log_quiet(bool no_progress) {
+    quiet = no_progress;
+}
+
 static void end_progress(void) {
     if (progress_open)
         fputc('\n', stdout);
