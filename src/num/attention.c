@@ -19,7 +19,8 @@ typedef struct block {
     int64_t first_query, count, first_key, last_key;
 } block;
 
-static block block_of(const bw_attention *shape, int64_t first_query, int64_t count) {
+static block block_of(const bw_attention *shape, int64_t first_query, int64_t count)
+{
     block b = {shape, first_query, count, 0, first_query + count};
     if (shape->window > 0 && first_query - shape->window + 1 > 0)
         b.first_key = first_query - shape->window + 1;
@@ -27,7 +28,8 @@ static block block_of(const bw_attention *shape, int64_t first_query, int64_t co
 }
 
 /* to[c][i] = from[i][c]; the columns past `count` are zero. */
-static void turn_in(float (*to)[QUERIES], const float *from, int64_t ld, int64_t count, int head_dim) {
+static void turn_in(float (*to)[QUERIES], const float *from, int64_t ld, int64_t count, int head_dim)
+{
     for (int64_t i = 0; i < count; i++)
         for (int c = 0; c < head_dim; c++)
             to[c][i] = from[i * ld + c];
@@ -36,20 +38,23 @@ static void turn_in(float (*to)[QUERIES], const float *from, int64_t ld, int64_t
             to[c][i] = 0;
 }
 
-static void turn_out(float *to, int64_t ld, float (*from)[QUERIES], int64_t count, int head_dim) {
+static void turn_out(float *to, int64_t ld, float (*from)[QUERIES], int64_t count, int head_dim)
+{
     for (int64_t i = 0; i < count; i++)
         for (int c = 0; c < head_dim; c++)
             to[i * ld + c] = from[c][i];
 }
 
 /* scores[key][query] of keys first .. first + keys. */
-static void score(float (*scores)[QUERIES], const float (*queries)[QUERIES], float scale, const float *k, int64_t ldk, int64_t keys, int head_dim) {
+static void score(float (*scores)[QUERIES], const float (*queries)[QUERIES], float scale, const float *k, int64_t ldk, int64_t keys, int head_dim)
+{
     bw_tile_call call = {keys, QUERIES, head_dim, scale, k, ldk, 1, queries[0], QUERIES, scores[0], QUERIES, false};
     bw_tile(&call);
 }
 
 /* Which of a key's queries see it: columns low .. high - 1. */
-static void seen(const block *b, int64_t key, int64_t *low, int64_t *high) {
+static void seen(const block *b, int64_t key, int64_t *low, int64_t *high)
+{
     *low = key > b->first_query ? key - b->first_query : 0;
     *high = b->count;
     if (b->shape->window > 0 && key + b->shape->window - b->first_query < *high)
@@ -57,14 +62,16 @@ static void seen(const block *b, int64_t key, int64_t *low, int64_t *high) {
 }
 
 /* Give the scores that are not seen a value, and cap the rest. */
-BW_HOT static void cap_scores(float (*scores)[QUERIES], int64_t keys, float cap) {
+BW_HOT static void cap_scores(float (*scores)[QUERIES], int64_t keys, float cap)
+{
     for (int64_t j = 0; j < keys; j++)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++)
             scores[j][i] = cap * bw_tanh(scores[j][i] / cap);
 }
 
-static void mask_scores(const block *b, float (*scores)[QUERIES], int64_t first_key, int64_t keys, float value) {
+static void mask_scores(const block *b, float (*scores)[QUERIES], int64_t first_key, int64_t keys, float value)
+{
     for (int64_t j = 0; j < keys; j++) {
         int64_t low, high;
         seen(b, first_key + j, &low, &high);
@@ -77,7 +84,8 @@ static void mask_scores(const block *b, float (*scores)[QUERIES], int64_t first_
 
 /* Scores become exp(score - running maximum); shrink tells what the sums so far have to be multiplied by. A query that
  * has seen no key yet holds the lowest maximum, and its masked scores stay far below the range of the exponential. */
-BW_HOT static void soften(float (*scores)[QUERIES], int64_t keys, float *highest, float *sum, float *shrink) {
+BW_HOT static void soften(float (*scores)[QUERIES], int64_t keys, float *highest, float *sum, float *shrink)
+{
     float best[QUERIES], total[QUERIES];
 #pragma omp simd
     for (int i = 0; i < QUERIES; i++)
@@ -101,7 +109,8 @@ BW_HOT static void soften(float (*scores)[QUERIES], int64_t keys, float *highest
     }
 }
 
-BW_HOT static void scale_columns(float (*x)[QUERIES], const float *factor, int rows) {
+BW_HOT static void scale_columns(float (*x)[QUERIES], const float *factor, int rows)
+{
     for (int c = 0; c < rows; c++)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++)
@@ -110,7 +119,8 @@ BW_HOT static void scale_columns(float (*x)[QUERIES], const float *factor, int r
 
 /* One block of queries of one head. q, out: its first row; k, v: the first key of its sequence. */
 static void forward_block(const block *b, float *out, int64_t ldo, float *lse, const float *q, int64_t ldq, const float *k, const float *v,
-                          int64_t ldk) {
+                          int64_t ldk)
+{
     const bw_attention *s = b->shape;
     float queries[MAX_HEAD][QUERIES], result[MAX_HEAD][QUERIES], scores[KEYS][QUERIES];
     float highest[QUERIES], sum[QUERIES], shrink[QUERIES];
@@ -139,7 +149,8 @@ static void forward_block(const block *b, float *out, int64_t ldo, float *lse, c
 }
 
 /* Sequence number and first query of the block that comes `index`-th, counted through all sequences. */
-static bool find_block(const int32_t *offsets, int n_seq, int64_t index, int *sequence, int64_t *first_query) {
+static bool find_block(const int32_t *offsets, int n_seq, int64_t index, int *sequence, int64_t *first_query)
+{
     for (int i = 0; i < n_seq; i++) {
         int64_t blocks = (offsets[i + 1] - offsets[i] + QUERIES - 1) / QUERIES;
         if (index < blocks) {
@@ -152,7 +163,8 @@ static bool find_block(const int32_t *offsets, int n_seq, int64_t index, int *se
     return false;
 }
 
-static int64_t count_blocks(const int32_t *offsets, int n_seq) {
+static int64_t count_blocks(const int32_t *offsets, int n_seq)
+{
     int64_t blocks = 0;
     for (int i = 0; i < n_seq; i++)
         blocks += (offsets[i + 1] - offsets[i] + QUERIES - 1) / QUERIES;
@@ -160,7 +172,8 @@ static int64_t count_blocks(const int32_t *offsets, int n_seq) {
 }
 
 void bw_attention_forward(const bw_attention *shape, float *out, float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
-                          const int32_t *offsets, int n_seq) {
+                          const int32_t *offsets, int n_seq)
+{
     int64_t blocks = count_blocks(offsets, n_seq), T = offsets[n_seq];
     int group = shape->n_head / shape->n_kv;
 #pragma omp parallel for collapse(2) schedule(dynamic)
@@ -184,8 +197,8 @@ typedef struct turned {
 } turned;
 
 /* scores -> probabilities, in place; dscores (the gradient of the probabilities) -> that of the products q k. */
-BW_HOT static void score_gradient(float (*scores)[QUERIES], float (*dscores)[QUERIES], int64_t keys, const float *lse, const float *dots,
-                                  float scale) {
+BW_HOT static void score_gradient(float (*scores)[QUERIES], float (*dscores)[QUERIES], int64_t keys, const float *lse, const float *dots, float scale)
+{
     for (int64_t j = 0; j < keys; j++)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++) {
@@ -198,7 +211,8 @@ BW_HOT static void score_gradient(float (*scores)[QUERIES], float (*dscores)[QUE
 /* Capped scores: the derivative of the cap, 1 - (score / cap)^2, taken into dscores beforehand would be lost in
  * (dscores - dots), so it follows in a pass of its own over the kept capped scores. */
 BW_HOT static void score_gradient_capped(float (*scores)[QUERIES], float (*dscores)[QUERIES], int64_t keys, const float *lse, const float *dots,
-                                         float scale, float cap) {
+                                         float scale, float cap)
+{
     float inverse = 1.0f / cap;
     for (int64_t j = 0; j < keys; j++)
 #pragma omp simd
@@ -212,7 +226,8 @@ BW_HOT static void score_gradient_capped(float (*scores)[QUERIES], float (*dscor
 
 /* Keys first .. first + keys against the block: adds to dk, dv (rows of those keys) and to the block's dqueries. */
 static void backward_keys(const block *b, turned *t, int64_t first, int64_t keys, float *dk, float *dv, const float *dout, const float *q,
-                          int64_t ldq, const float *k, const float *v, int64_t ldk) {
+                          int64_t ldq, const float *k, const float *v, int64_t ldk)
+{
     const bw_attention *s = b->shape;
     float scores[KEYS][QUERIES], dscores[KEYS][QUERIES];
     score(scores, t->queries, s->scale, k, ldk, keys, s->head_dim);
@@ -232,7 +247,8 @@ static void backward_keys(const block *b, turned *t, int64_t first, int64_t keys
     bw_tile(&to_q);
 }
 
-static void load_turned(turned *t, const block *b, const float *q, const float *dout, const float *out, const float *lse, int64_t ldq) {
+static void load_turned(turned *t, const block *b, const float *q, const float *dout, const float *out, const float *lse, int64_t ldq)
+{
     int head_dim = b->shape->head_dim;
     turn_in(t->queries, q, ldq, b->count, head_dim);
     turn_in(t->douts, dout, ldq, b->count, head_dim);
@@ -247,7 +263,8 @@ static void load_turned(turned *t, const block *b, const float *q, const float *
 
 /* All of one key head in one sequence; the pointers are at the sequence's first row and the head's first column. */
 static void backward_group(const bw_attention *shape, int64_t length, int64_t T, float *dq, float *dk, float *dv, const float *dout, const float *out,
-                           const float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk) {
+                           const float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk)
+{
     turned t;
     for (int64_t j = 0; j < length; j++)
         for (int c = 0; c < shape->head_dim; c++)
@@ -266,7 +283,8 @@ static void backward_group(const bw_attention *shape, int64_t length, int64_t T,
 }
 
 void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
-                           const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq) {
+                           const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq)
+{
     int64_t T = offsets[n_seq], group = shape->n_head / shape->n_kv;
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int sequence = 0; sequence < n_seq; sequence++)
@@ -278,7 +296,8 @@ void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, floa
 }
 
 void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache, const float *v_cache,
-                         int64_t ld_cache, int length) {
+                         int64_t ld_cache, int length)
+{
     int group = shape->n_head / shape->n_kv, before = length - n_new;
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int first = 0; first < n_new; first += QUERIES)

@@ -11,7 +11,8 @@
 
 enum { DRAWS = 8 }; /* columns a Philox value serves */
 
-static void drop_row(float *y, const float *x, const bw_key *key, uint32_t first, uint32_t threshold, float scale, int64_t C) {
+static void drop_row(float *y, const float *x, const bw_key *key, uint32_t first, uint32_t threshold, float scale, int64_t C)
+{
     for (int64_t c = 0; c < C; c += DRAWS) {
         uint32_t words[4];
         bw_rng(key, first + (uint32_t)(c / DRAWS), words);
@@ -23,7 +24,8 @@ static void drop_row(float *y, const float *x, const bw_key *key, uint32_t first
 }
 
 void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p,
-                int64_t T, int64_t C) {
+                int64_t T, int64_t C)
+{
     uint32_t threshold = (uint32_t)lrintf(p * 65536.0f);
     float scale = threshold < 65536 ? 65536.0f / (float)(65536 - threshold) : 0.0f;
     uint32_t blocks = (uint32_t)((C + DRAWS - 1) / DRAWS);

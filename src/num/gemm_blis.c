@@ -11,7 +11,8 @@ static char description[96] = "BLIS, not started";
 
 /* BLIS 0.9.0 asks a table of processor names for its kernels and takes slow ones for a name it does not know, or 0.
  * BLIS_ARCH_TYPE overrules it; it is read once, at the first call. */
-static const char *kernel_set(void) {
+static const char *kernel_set(void)
+{
 #if defined(__x86_64__)
     __builtin_cpu_init();
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
@@ -24,7 +25,8 @@ static const char *kernel_set(void) {
     return NULL;
 }
 
-static int name_kernels(void) {
+static int name_kernels(void)
+{
     static const struct {
         const char *name;
         arch_t id;
@@ -40,7 +42,8 @@ static int name_kernels(void) {
     return BW_OK;
 }
 
-static int start(int threads) {
+static int start(int threads)
+{
     BW_TRY(name_kernels());
     bli_init(); /* before bli_arch_query_id, which aborts otherwise where BLIS_ARCH_TYPE is set */
     thread_count = threads > 0 ? threads : 1;
@@ -50,13 +53,15 @@ static int start(int threads) {
     return BW_OK;
 }
 
-static const char *describe(void) {
+static const char *describe(void)
+{
     return description;
 }
 
 /* The kernels for small products sum in an order that depends on how threads cut the product, so they stay off: the
  * packed path gives an entry the same bits for any number of threads. */
-static void multiply(const bw_gemm_call *call) {
+static void multiply(const bw_gemm_call *call)
+{
     rntm_t runtime = BLIS_RNTM_INITIALIZER;
     float alpha = call->alpha, beta = call->beta;
     bli_rntm_set_num_threads(thread_count, &runtime);

@@ -22,13 +22,15 @@
 #define BW_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #endif
 
-static inline __attribute__((always_inline)) float float_of_bits(uint32_t bits) {
+static inline __attribute__((always_inline)) float float_of_bits(uint32_t bits)
+{
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static inline __attribute__((always_inline)) uint32_t bits_of_float(float x) {
+static inline __attribute__((always_inline)) uint32_t bits_of_float(float x)
+{
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
@@ -36,7 +38,8 @@ static inline __attribute__((always_inline)) uint32_t bits_of_float(float x) {
 
 /* e^x, at most 2 units in the last place off for -87 <= x <= 88; x is clamped to that range, whose ends are normal
  * numbers. x = n ln 2 + r with |r| <= ln 2 / 2, then a polynomial in r (Cephes' expf) and n into the exponent. */
-static inline __attribute__((always_inline)) float bw_exp(float x) {
+static inline __attribute__((always_inline)) float bw_exp(float x)
+{
     const float round = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
@@ -55,7 +58,8 @@ static inline __attribute__((always_inline)) float bw_exp(float x) {
 }
 
 /* tanh from the exponential: absolute error below 3e-7, which is what a capped score needs. */
-static inline __attribute__((always_inline)) float bw_tanh(float x) {
+static inline __attribute__((always_inline)) float bw_tanh(float x)
+{
     return 1.0f - 2.0f / (1.0f + bw_exp(2.0f * x));
 }
 

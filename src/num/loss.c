@@ -12,12 +12,14 @@ typedef struct row_state {
     float *highest, *sum, *target; /* running maximum, sum of exp(z - highest), logit of the target */
 } row_state;
 
-int64_t bw_loss_scratch(int64_t n, int64_t C) {
+int64_t bw_loss_scratch(int64_t n, int64_t C)
+{
     (void)C;
     return n * (CHUNK + 3);
 }
 
-BW_HOT static float highest_of(const float *z, int64_t n, float start) {
+BW_HOT static float highest_of(const float *z, int64_t n, float start)
+{
     float best = start;
 #pragma omp simd reduction(max : best)
     for (int64_t i = 0; i < n; i++)
@@ -25,13 +27,15 @@ BW_HOT static float highest_of(const float *z, int64_t n, float start) {
     return best;
 }
 
-BW_HOT static void cap_row(float *z, int64_t n, float cap) {
+BW_HOT static void cap_row(float *z, int64_t n, float cap)
+{
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         z[i] = cap * bw_tanh(z[i] / cap);
 }
 
-BW_HOT static float exp_row(float *z, int64_t n, float highest) {
+BW_HOT static float exp_row(float *z, int64_t n, float highest)
+{
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; i++) {
@@ -42,7 +46,8 @@ BW_HOT static float exp_row(float *z, int64_t n, float highest) {
 }
 
 /* The same with z turned into exp(z - highest) * (1 - (z/cap)^2): the derivative of the cap goes with it. */
-BW_HOT static float exp_capped_row(float *z, int64_t n, float highest, float cap) {
+BW_HOT static float exp_capped_row(float *z, int64_t n, float highest, float cap)
+{
     float sum = 0, inverse = 1.0f / cap;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; i++) {
@@ -53,20 +58,23 @@ BW_HOT static float exp_capped_row(float *z, int64_t n, float highest, float cap
     return sum;
 }
 
-BW_HOT static void scale_row(float *x, int64_t n, float factor) {
+BW_HOT static void scale_row(float *x, int64_t n, float factor)
+{
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         x[i] *= factor;
 }
 
-BW_HOT static void finish_row(float *dh, const float *w, int64_t C, float all, float one) {
+BW_HOT static void finish_row(float *dh, const float *w, int64_t C, float all, float one)
+{
 #pragma omp simd
     for (int64_t c = 0; c < C; c++)
         dh[c] = dh[c] * all - w[c] * one;
 }
 
 /* One row of one chunk: z becomes the weights of the gradient; what was summed before is brought to the new maximum. */
-static void take_chunk(float *z, int64_t width, int64_t target, float cap, const row_state *s, int64_t row, float *dh, int64_t C) {
+static void take_chunk(float *z, int64_t width, int64_t target, float cap, const row_state *s, int64_t row, float *dh, int64_t C)
+{
     if (cap > 0)
         cap_row(z, width, cap);
     if (target >= 0 && target < width)
@@ -81,7 +89,8 @@ static void take_chunk(float *z, int64_t width, int64_t target, float cap, const
 }
 
 void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V,
-             float cap, float *scratch) {
+             float cap, float *scratch)
+{
     float *z = scratch;
     row_state s = {scratch + n * CHUNK, scratch + n * (CHUNK + 1), scratch + n * (CHUNK + 2)};
     for (int64_t i = 0; i < n; i++)
