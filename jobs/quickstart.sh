@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The main job on a real small model, from nothing: install, build, fetch SmolLM2-135M-Instruct, defend a fine-tuning job.
+#   jobs/quickstart.sh [--model PATH] [--output DIR] [--seed N] [--ranks N]
+# Stopped and started again, it goes on where it was. docs/architecture.md says what each stage is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+model='' output=demo-run seed=42 ranks=$(nproc)
+while [ $# -gt 0 ]; do
+  case $1 in
+    --model) model=${2:?--model needs a path} ;;
+    --output) output=${2:?--output needs a folder} ;;
+    --seed) seed=${2:?--seed needs a number} ;;
+    --ranks) ranks=${2:?--ranks needs a number} ;;
+    *) sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+  esac
+  shift 2
+done
+
+started=$(date +%s)
+build=$(bash jobs/build.sh release)
+[ -n "$model" ] || model=$(bash jobs/get-model.sh)
+
+# One rank a core, one thread a rank; where Open MPI runs as root (a container) it wants to be told that this is meant.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+mpirun --oversubscribe --bind-to none -n "$ranks" "$build/breakwater" run jobs/demo/pipeline.yaml \
+  --model "$model" --output "$output" --seed "$seed" --threads 1
+echo "whole run: $(( $(date +%s) - started )) s"

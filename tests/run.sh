@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Install what is missing, build, run the tests: tests/run.sh [release|debug|asan] [ctest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=release
+if [ $# -gt 0 ] && [[ $1 != -* ]]; then
+  preset=$1
+  shift
+fi
+build=$(bash jobs/build.sh "$preset")
+# The tests on the real model need its file; without a network they are skipped, and say so.
+if [ -z "${BW_MODEL:-}" ]; then
+  BW_MODEL=$(bash jobs/get-model.sh) || echo "tests on the real model will be skipped" >&2
+fi
+export BW_MODEL
+exec ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$(nproc)" "$@"
