@@ -70,7 +70,8 @@ static int largest_rank_of_all(const bw_spec *spec, const bw_lora *lora)
 int bw_block_create(bw_block *block, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens, int64_t positions)
 {
     *block = (bw_block){.spec = spec, .lora = lora, .positions = positions};
-    block->attention = (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
+    block->attention =
+        (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
     BW_TRY(BW_NEW(block->cosines, positions * spec->head_dim / 2, "activations"));
     BW_TRY(BW_NEW(block->sines, positions * spec->head_dim / 2, "activations"));
     fill_angles(block);
@@ -93,7 +94,10 @@ void bw_block_free(bw_block *block)
 }
 
 /* ---- memory of a pass: one allocation, cut up by a table of sizes --------------------------------------------------- */
-typedef struct slice { float **place; int64_t count; } slice;
+typedef struct slice {
+    float **place;
+    int64_t count;
+} slice;
 
 static int cut(float **memory, const slice *slices, int count)
 {
@@ -114,9 +118,19 @@ int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, i
     *saved = (bw_saved){0};
     int64_t C = spec->d_model, F = spec->d_ff, query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
     slice slices[13 + BW_TARGETS] = {
-        {&saved->normed_attention, T * C}, {&saved->inv_rms_attention, T}, {&saved->q, T * query}, {&saved->k, T * key}, {&saved->v, T * key},
-        {&saved->mixed, T * query}, {&saved->lse, T * spec->n_head}, {&saved->middle, T * C}, {&saved->normed_mlp, T * C}, {&saved->inv_rms_mlp, T},
-        {&saved->gate, T * F}, {&saved->up, T * F}, {&saved->hidden, T * F},
+        {&saved->normed_attention, T * C},
+        {&saved->inv_rms_attention, T},
+        {&saved->q, T * query},
+        {&saved->k, T * key},
+        {&saved->v, T * key},
+        {&saved->mixed, T * query},
+        {&saved->lse, T * spec->n_head},
+        {&saved->middle, T * C},
+        {&saved->normed_mlp, T * C},
+        {&saved->inv_rms_mlp, T},
+        {&saved->gate, T * F},
+        {&saved->up, T * F},
+        {&saved->hidden, T * F},
     };
     for (int target = 0; target < BW_TARGETS; target++)
         slices[13 + target] = (slice){&saved->low[target], T * largest_rank(spec, lora, (bw_target)target)};
@@ -133,8 +147,9 @@ int bw_slopes_create(bw_slopes *slopes, const bw_spec *spec, int64_t T)
 {
     *slopes = (bw_slopes){0};
     int64_t query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
-    const slice slices[] = {{&slopes->wide_a, T * spec->d_ff}, {&slopes->wide_b, T * spec->d_ff}, {&slopes->q, T * query},
-                            {&slopes->k, T * key}, {&slopes->v, T * key}, {&slopes->mixed, T * query}, {&slopes->normed, T * spec->d_model}};
+    const slice slices[] = {
+        {&slopes->wide_a, T * spec->d_ff}, {&slopes->wide_b, T * spec->d_ff},   {&slopes->q, T * query}, {&slopes->k, T * key}, {&slopes->v, T * key},
+        {&slopes->mixed, T * query},       {&slopes->normed, T * spec->d_model}};
     return cut(&slopes->memory, slices, (int)(sizeof slices / sizeof *slices));
 }
 
@@ -145,7 +160,10 @@ void bw_slopes_free(bw_slopes *slopes)
 }
 
 /* ---- one projection with its LoRA ----------------------------------------------------------------------------------- */
-typedef struct projection { int64_t out, in; const bw_lora_view *lora; } projection;
+typedef struct projection {
+    int64_t out, in;
+    const bw_lora_view *lora;
+} projection;
 
 static projection projection_of(const bw_block *block, int layer, bw_target target)
 {
@@ -236,7 +254,8 @@ void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, cons
     rotate(block, rows, saved->k, block->spec->n_kv, false);
 }
 
-void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved, float *out)
+void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved,
+                             float *out)
 {
     size_t stream_bytes = (size_t)(rows->T * block->spec->d_model) * sizeof(float);
     memcpy(saved->middle, x, stream_bytes);
@@ -272,8 +291,8 @@ static void mlp_backward(const bw_block *block, const bw_rows_of *rows, const bw
         norm_backward(block, rows->T, dx, d_normed, saved->middle, saved->inv_rms_mlp, weights->norm_mlp);
 }
 
-static void attention_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer, const float *x,
-                               const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
+static void attention_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer,
+                               const float *x, const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
 {
     const bw_spec *spec = block->spec;
     bool inner = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V);

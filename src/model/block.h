@@ -32,9 +32,9 @@ typedef struct bw_saved {
     float *q, *k, *v, *mixed, *lse; /* mixed: attention's output, before the o projection */
     float *middle;                  /* residual stream after attention */
     float *normed_mlp, *inv_rms_mlp;
-    float *gate, *up, *hidden;      /* hidden = silu(gate) * up */
-    float *low[BW_TARGETS];         /* T x r: dropped input times A^T */
-    float *memory;                  /* owns all of the above */
+    float *gate, *up, *hidden; /* hidden = silu(gate) * up */
+    float *low[BW_TARGETS];    /* T x r: dropped input times A^T */
+    float *memory;             /* owns all of the above */
 } bw_saved;
 int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens);
 void bw_saved_free(bw_saved *saved);
@@ -42,7 +42,8 @@ void bw_saved_free(bw_saved *saved);
 /* x -> q, k (rotated), v. */
 void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved);
 /* mixed -> middle -> out (T x C). out may be x. */
-void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved, float *out);
+void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved,
+                             float *out);
 
 /* Gradient buffers of one layer's backward pass, shared by all layers. */
 typedef struct bw_slopes {

@@ -10,12 +10,15 @@ enum { PREFILL_TOKENS = 2048 }; /* rows of one prefill pass, a longer prompt apa
 typedef struct sequence {
     const bw_tokens *prompt;
     bw_answer *answer;
-    int32_t length;  /* rows in the cache */
-    int32_t next;    /* token to be fed next */
+    int32_t length; /* rows in the cache */
+    int32_t next;   /* token to be fed next */
     bool active;
 } sequence;
 
-typedef struct run { int slot, rows; int64_t first; } run; /* consecutive rows of a pass that belong to one sequence */
+typedef struct run {
+    int slot, rows;
+    int64_t first;
+} run; /* consecutive rows of a pass that belong to one sequence */
 
 typedef struct decoder {
     const bw_grid *grid;
@@ -26,7 +29,7 @@ typedef struct decoder {
     int64_t max_rows, max_length;
     int max_slots;
     float *x;
-    float *keys, *values;       /* [layer][slot][max_length][n_kv * head_dim] */
+    float *keys, *values;                    /* [layer][slot][max_length][n_kv * head_dim] */
     float *last, *normed, *inv_rms, *logits; /* one row a sequence */
     int32_t *tokens, *positions;
     run *runs;
@@ -70,7 +73,10 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
 
 /* ---- one pass ---------------------------------------------------------------------------------------------------------*/
 
-static void pass_begin(decoder *d) { d->n_runs = 0, d->T = 0; }
+static void pass_begin(decoder *d)
+{
+    d->n_runs = 0, d->T = 0;
+}
 
 static void pass_add(decoder *d, int slot, const int32_t *tokens, int32_t count)
 {

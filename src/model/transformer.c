@@ -9,9 +9,9 @@ struct bw_transformer {
     bw_block block;
     int64_t max_tokens, max_answers;
     bool training, recompute;
-    int lowest;           /* first layer with a LoRA: below it nothing needs a gradient */
-    float **x;            /* input of each layer, x[n_layer] the last output; evaluating: one buffer, in place */
-    bw_saved *saved;      /* a set per layer, or one set used again */
+    int lowest;      /* first layer with a LoRA: below it nothing needs a gradient */
+    float **x;       /* input of each layer, x[n_layer] the last output; evaluating: one buffer, in place */
+    bw_saved *saved; /* a set per layer, or one set used again */
     int n_saved;
     bw_slopes slopes;
     float *dx;
@@ -66,7 +66,8 @@ static int create_answers(bw_transformer *t)
     return BW_NEW(t->loss_scratch, bw_loss_scratch(n, C), "activations");
 }
 
-int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, int64_t max_tokens, int64_t max_answers, bool training, bool recompute)
+int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, int64_t max_tokens, int64_t max_answers, bool training,
+                          bool recompute)
 {
     *out = NULL;
     bw_transformer *t;
@@ -117,9 +118,15 @@ void bw_transformer_free(bw_transformer **transformer)
 
 /* ---- forward --------------------------------------------------------------------------------------------------------- */
 
-static bw_saved *saved_of(bw_transformer *t, int layer) { return &t->saved[t->n_saved == 1 ? 0 : layer]; }
+static bw_saved *saved_of(bw_transformer *t, int layer)
+{
+    return &t->saved[t->n_saved == 1 ? 0 : layer];
+}
 
-static bw_rows_of rows_of(const bw_batch *batch) { return (bw_rows_of){.T = batch->T, .positions = batch->positions, .samples = batch->samples}; }
+static bw_rows_of rows_of(const bw_batch *batch)
+{
+    return (bw_rows_of){.T = batch->T, .positions = batch->positions, .samples = batch->samples};
+}
 
 static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_layer *weights, int layer)
 {
@@ -170,7 +177,8 @@ static double loss(bw_transformer *t, const bw_batch *batch, float scale, bool g
     double start = bw_now(), flops = bw_gemm_flops();
     int64_t n = collect_answers(t, batch), C = t->spec->d_model;
     bw_rmsnorm_forward(t->normed, t->inv_rms, t->rows, bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps, n, C);
-    bw_loss(t->row_loss, gradient ? t->d_rows : NULL, scale, t->normed, bw_store_head(t->store), t->row_target, n, C, t->spec->vocab, 0, t->loss_scratch);
+    bw_loss(t->row_loss, gradient ? t->d_rows : NULL, scale, t->normed, bw_store_head(t->store), t->row_target, n, C, t->spec->vocab, 0,
+            t->loss_scratch);
     if (gradient) {
         float *d_normed = t->normed; /* no longer needed: holds the gradient below the norm */
         memset(d_normed, 0, (size_t)(n * C) * sizeof *d_normed);
@@ -235,7 +243,8 @@ int bw_transformer_logits(bw_transformer *t, const bw_batch *batch, float *out)
     t->block.dropout = 0;
     BW_TRY(forward(t, batch));
     int64_t C = t->spec->d_model, V = t->spec->vocab;
-    bw_rmsnorm_forward(t->normed, t->inv_rms, t->x[t->spec->n_layer], bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps, batch->T, C);
+    bw_rmsnorm_forward(t->normed, t->inv_rms, t->x[t->spec->n_layer], bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps,
+                       batch->T, C);
     bw_gemm(false, true, batch->T, V, C, 1, t->normed, C, bw_store_head(t->store), C, 0, out, V);
     return BW_OK;
 }

@@ -17,19 +17,26 @@
 enum { FORMAT_VERSION = 1 };
 
 /* ---- datasets of a pair ---------------------------------------------------------------------------------------------- */
-typedef struct dataset { char name[96]; bw_matrix *matrix; } dataset;
+typedef struct dataset {
+    char name[96];
+    bw_matrix *matrix;
+} dataset;
 enum { DATASETS = 6 };
 
 /* tensor: index of the pair's A; its moments follow the order of bw_state.moments. */
 static void datasets_of(const bw_state *state, int layer, bw_target target, int tensor, dataset out[DATASETS])
 {
     bw_pair *pair = bw_adapter_pair(state->adapter, layer, target);
-    static const struct { const char *root, *leaf; int tensor, moment; } table[DATASETS] = {
+    static const struct {
+        const char *root, *leaf;
+        int tensor, moment;
+    } table[DATASETS] = {
         {"lora", "A", 0, -1}, {"lora", "B", 1, -1}, {"adam", "A_m", 0, 0}, {"adam", "A_v", 0, 1}, {"adam", "B_m", 1, 0}, {"adam", "B_v", 1, 1},
     };
     for (int i = 0; i < DATASETS; i++) {
         snprintf(out[i].name, sizeof out[i].name, "/%s/%03d/%s/%s", table[i].root, layer, bw_target_name(target), table[i].leaf);
-        out[i].matrix = table[i].moment < 0 ? (table[i].tensor ? &pair->B : &pair->A) : &state->moments[2 * (tensor + table[i].tensor) + table[i].moment];
+        out[i].matrix =
+            table[i].moment < 0 ? (table[i].tensor ? &pair->B : &pair->A) : &state->moments[2 * (tensor + table[i].tensor) + table[i].moment];
     }
 }
 
@@ -84,7 +91,13 @@ static int checksum(const bw_grid *grid, const dataset sets[DATASETS], int64_t *
 }
 
 /* ---- write ----------------------------------------------------------------------------------------------------------- */
-typedef struct transfer { const bw_grid *grid; bw_state *state; bw_h5 *h5; const char *path; int64_t *checksums; } transfer;
+typedef struct transfer {
+    const bw_grid *grid;
+    bw_state *state;
+    bw_h5 *h5;
+    const char *path;
+    int64_t *checksums;
+} transfer;
 
 static int sum_pair(void *context, int layer, bw_target target, int tensor)
 {
@@ -106,7 +119,10 @@ static int write_pair(void *context, int layer, bw_target target, int tensor)
     return bw_h5_set_ints(t->h5, group, "checksum", &t->checksums[tensor / 2], 1);
 }
 
-typedef struct text_attribute { const char *name; bw_hash *hash; } text_attribute;
+typedef struct text_attribute {
+    const char *name;
+    bw_hash *hash;
+} text_attribute;
 enum { FINGERPRINTS = 4 };
 static void fingerprints_of(bw_state *state, text_attribute out[FINGERPRINTS])
 {
@@ -299,8 +315,10 @@ static int check_fingerprints(transfer *t, bool *foreign)
         int status = bw_h5_get_text(t->h5, "/", fingerprints[i].name, &value);
         if (status == BW_OK && strcmp(value.data, mine) != 0) {
             *foreign = true;
-            status = bw_fail(BW_CANTCREATE, "%s: a checkpoint of another %s: fingerprint %s there, %s here; choose another --output, or --resume never to start over",
-                             t->path, what[i], value.data, mine);
+            status =
+                bw_fail(BW_CANTCREATE,
+                        "%s: a checkpoint of another %s: fingerprint %s there, %s here; choose another --output, or --resume never to start over",
+                        t->path, what[i], value.data, mine);
         }
         bw_text_free(&value);
         BW_TRY(status);

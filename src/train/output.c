@@ -30,8 +30,8 @@ void bw_output_free(bw_output *output)
 
 /* Files are not here: the model, the data and the buffer are known by their fingerprints, wherever they lie. */
 static const char *const arithmetic[] = {
-    "stage", "epochs", "steps", "batch", "lr", "schedule", "warmup", "weight-decay", "max-grad-norm", "beta1", "beta2", "adam-epsilon", "lora-r",
-    "lora-alpha", "lora-dropout", "targets", "max-length", "template", "seed", "precision", "store", NULL,
+    "stage",        "epochs", "steps",      "batch",        "lr",      "schedule",   "warmup",   "weight-decay", "max-grad-norm", "beta1", "beta2",
+    "adam-epsilon", "lora-r", "lora-alpha", "lora-dropout", "targets", "max-length", "template", "seed",         "precision",     "store", NULL,
 };
 
 static bool is_arithmetic(const char *name)
@@ -64,7 +64,8 @@ static int compare(const bw_output *output, const bw_config *here, const bw_conf
     for (int i = 0; status == BW_OK && bw_config_entry(here, BW_TRAIN, i, &name, &mine); i++) {
         bw_config_entry(there, BW_TRAIN, i, &same_name, &theirs);
         if (is_arithmetic(name) && strcmp(mine.data ? mine.data : "", theirs.data ? theirs.data : "") != 0)
-            status = bw_fail(BW_CANTCREATE, "%s belongs to another run: its config.yaml has %s: %s, this run %s; choose another --output or remove the folder",
+            status = bw_fail(BW_CANTCREATE,
+                             "%s belongs to another run: its config.yaml has %s: %s, this run %s; choose another --output or remove the folder",
                              output->folder, name, theirs.data ? theirs.data : "", mine.data ? mine.data : "");
         bw_text_free(&mine);
         bw_text_free(&theirs);
@@ -106,7 +107,8 @@ static int same_as(const bw_output *output, const bw_tensors *file, const char *
     const char *found = bw_safetensors_metadata(file, key);
     if (found && strcmp(found, text) == 0)
         return BW_OK;
-    return bw_fail(BW_CANTCREATE, "%s holds the finished adapter of another run (%s: %s there, %s here); choose another --output, or --resume never to replace it",
+    return bw_fail(BW_CANTCREATE,
+                   "%s holds the finished adapter of another run (%s: %s there, %s here); choose another --output, or --resume never to replace it",
                    output->folder, key, found ? found : "not recorded", text);
 }
 

@@ -6,7 +6,7 @@
 typedef struct bw_output {
     const char *folder; /* borrowed */
     bw_text adapter, checkpoints, metrics, settings, report;
-    FILE *log;          /* metrics.jsonl, rank 0 only */
+    FILE *log; /* metrics.jsonl, rank 0 only */
 } bw_output;
 int bw_output_create(bw_output *output, const char *folder);
 void bw_output_free(bw_output *output);

@@ -12,10 +12,16 @@
 
 static const double LOSS_UNIT = 1.0 / (1ll << 30); /* losses are summed as integers, too: of a step's 10^5 nats to 10^-9 */
 
-typedef struct step_sum { int64_t loss, tokens, answers; double norm; } step_sum;
+typedef struct step_sum {
+    int64_t loss, tokens, answers;
+    double norm;
+} step_sum;
 
 /* ---- gradients of one step ---------------------------------------------------------------------------------------------- */
-typedef struct collecting { bw_trainer *trainer; bool adds, launches; } collecting;
+typedef struct collecting {
+    bw_trainer *trainer;
+    bool adds, launches;
+} collecting;
 
 static int layer_done(void *context, int layer)
 {
@@ -39,8 +45,9 @@ static int loss_not_finite(const bw_trainer *t, int64_t count, int32_t which)
     for (int64_t i = 0; i < count; i++)
         if (t->group[i] == which)
             (void)bw_text_addf(&rows, "%s%d", rows.length ? ", " : "", t->data.samples[t->samples[i]].row);
-    int status = bw_fail(BW_DATA, "step %" PRId64 ": the loss is not finite on the micro-batch of data rows %s; lower --lr, raise --warmup, or look at these rows",
-                         t->state.step + 1, rows.data ? rows.data : "?");
+    int status = bw_fail(
+        BW_DATA, "step %" PRId64 ": the loss is not finite on the micro-batch of data rows %s; lower --lr, raise --warmup, or look at these rows",
+        t->state.step + 1, rows.data ? rows.data : "?");
     bw_text_free(&rows);
     return status;
 }
@@ -57,8 +64,11 @@ static int run_micro_batches(bw_trainer *t, int64_t count, int64_t answers, step
             which = M; /* no sample is in group M: an empty micro-batch, which keeps streamed weights in step */
         BW_TRY(bw_batch_fill(&t->batch, &t->data, t->samples, t->group, count, (int32_t)which));
         collecting context = {.trainer = t, .adds = t->batch.T > 0, .launches = round == rounds - 1};
-        bw_pass pass = {.seed = (uint64_t)t->config->seed, .step = (uint32_t)t->state.step, .loss_scale = 1.0 / (double)answers,
-                        .done = layer_done, .context = &context};
+        bw_pass pass = {.seed = (uint64_t)t->config->seed,
+                        .step = (uint32_t)t->state.step,
+                        .loss_scale = 1.0 / (double)answers,
+                        .done = layer_done,
+                        .context = &context};
         double loss = 0;
         BW_TRY(bw_transformer_train(t->transformer, &t->batch, &pass, &loss));
         if (!isfinite(loss)) {
@@ -101,7 +111,8 @@ static int update(bw_trainer *t, double lr, double norm)
     for (int i = 0; i < t->state.tensors; i++) {
         bw_matrix *p = t->factors[i];
         own_gradient(p, bw_reduce_sum(t->reduce, i), ldexp(clip, -t->state.exponents[i]), gradient);
-        bw_adamw_update(&adamw, lr, t->state.step + 1, p->data, t->state.moments[2 * i].data, t->state.moments[2 * i + 1].data, gradient, p->rows * p->cols);
+        bw_adamw_update(&adamw, lr, t->state.step + 1, p->data, t->state.moments[2 * i].data, t->state.moments[2 * i + 1].data, gradient,
+                        p->rows * p->cols);
     }
     bw_free(gradient);
     return BW_OK;
@@ -159,7 +170,10 @@ static int one_step(bw_trainer *t, double lr, step_sum *sum)
 }
 
 /* ---- when to stop and when to save --------------------------------------------------------------------------------------- */
-typedef struct watch { double started, saved, longest_step, longest_save; int64_t saved_step; } watch;
+typedef struct watch {
+    double started, saved, longest_step, longest_save;
+    int64_t saved_step;
+} watch;
 
 /* Seconds left: of --time-limit, and of the job as Slurm tells it. */
 static double seconds_left(const bw_trainer *t, const watch *w)
@@ -216,8 +230,8 @@ static int log_step(bw_trainer *t, const step_sum *sum, double lr, double second
 static void show_progress(const bw_trainer *t, const step_sum *sum, double lr, double rate, double step_seconds)
 {
     double left = step_seconds * (double)(t->steps - t->state.step);
-    bw_progress("%s  step %" PRId64 "/%" PRId64 "  loss %.4f  lr %.2e  |g| %.3f  %.0f tokens/s  %d:%02d left", t->config->stage, t->state.step, t->steps,
-                (double)sum->loss * LOSS_UNIT / (double)sum->answers, lr, sum->norm, rate, (int)(left / 60), (int)left % 60);
+    bw_progress("%s  step %" PRId64 "/%" PRId64 "  loss %.4f  lr %.2e  |g| %.3f  %.0f tokens/s  %d:%02d left", t->config->stage, t->state.step,
+                t->steps, (double)sum->loss * LOSS_UNIT / (double)sum->answers, lr, sum->norm, rate, (int)(left / 60), (int)left % 60);
 }
 
 int bw_trainer_run(bw_trainer *t)
@@ -247,7 +261,8 @@ int bw_trainer_run(bw_trainer *t)
     if (t->state.step > w.saved_step)
         BW_TRY(save(t, &w)); /* the adapter is written next; if that fails, nothing is lost */
     if (seconds > 0)
-        bw_info("%s: %" PRId64 " steps, %.0f tokens in %.1f s: %.0f tokens/s", t->config->stage, t->state.step - first, tokens, seconds, tokens / seconds);
+        bw_info("%s: %" PRId64 " steps, %.0f tokens in %.1f s: %.0f tokens/s", t->config->stage, t->state.step - first, tokens, seconds,
+                tokens / seconds);
     return BW_OK;
 }
 

@@ -21,10 +21,10 @@ typedef struct bw_trainer {
     bw_transformer *transformer;
     bw_reduce *reduce;
     bw_batch batch;
-    int64_t *samples;    /* of the step */
-    int32_t *group;      /* micro-batch of each */
+    int64_t *samples; /* of the step */
+    int32_t *group;   /* micro-batch of each */
     bw_output output;
-    unsigned mode;       /* of checkpoints: 0600 for a BufferLoRA */
+    unsigned mode; /* of checkpoints: 0600 for a BufferLoRA */
     bool resumed;
 } bw_trainer;
 

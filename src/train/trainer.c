@@ -8,7 +8,11 @@
 #include <string.h>
 
 /* ---- what each stage takes ------------------------------------------------------------------------------------------- */
-static const struct { const char *stage; bool buffer; unsigned mode; } stages[] = {
+static const struct {
+    const char *stage;
+    bool buffer;
+    unsigned mode;
+} stages[] = {
     {"align", false, 0644}, {"buffer", false, 0600}, {"reinforce", true, 0644}, {"user", true, 0644}, {"sft", false, 0644},
 };
 
@@ -19,7 +23,8 @@ static int check_stage(const bw_config *config, unsigned *mode)
             continue;
         *mode = stages[i].mode;
         if (stages[i].buffer && !config->buffer)
-            return bw_fail(BW_USAGE, "--stage %s trains on the base with a BufferLoRA: give --buffer DIR (--stage sft trains without one)", config->stage);
+            return bw_fail(BW_USAGE, "--stage %s trains on the base with a BufferLoRA: give --buffer DIR (--stage sft trains without one)",
+                           config->stage);
         if (!stages[i].buffer && config->buffer)
             return bw_fail(BW_USAGE, "--stage %s takes no --buffer (--stage user and reinforce do)", config->stage);
         return BW_OK;
@@ -49,8 +54,8 @@ static int load_data(bw_trainer *t)
     BW_TRY(bw_source_open(&t->source, config->model));
     BW_TRY(bw_tokenizer_open(&t->tokenizer, config->model));
     if (bw_tokenizer_vocab(t->tokenizer) > bw_source_spec(t->source)->vocab)
-        return bw_fail(BW_DATA, "%s: the tokenizer has %d tokens, the model's embedding %" PRId64 " rows", config->model, bw_tokenizer_vocab(t->tokenizer),
-                       bw_source_spec(t->source)->vocab);
+        return bw_fail(BW_DATA, "%s: the tokenizer has %d tokens, the model's embedding %" PRId64 " rows", config->model,
+                       bw_tokenizer_vocab(t->tokenizer), bw_source_spec(t->source)->vocab);
     bw_template which;
     BW_TRY(bw_template_find(config->template_name, &which));
     BW_TRY(bw_dataset_load(&t->data, t->tokenizer, &config->data, which, config->max_length, config->on_unsupervised));
@@ -95,7 +100,8 @@ static int load_adapters(bw_trainer *t)
     } else {
         unsigned mask;
         BW_TRY(bw_targets_parse(config->targets, &mask));
-        BW_TRY(bw_adapter_create(&t->adapter, t->grid, spec, mask, (int)config->lora_r, config->lora_alpha, config->lora_dropout, (int)config->block));
+        BW_TRY(
+            bw_adapter_create(&t->adapter, t->grid, spec, mask, (int)config->lora_r, config->lora_alpha, config->lora_dropout, (int)config->block));
         bw_adapter_init(t->adapter, (uint64_t)config->seed);
     }
     snprintf(t->adapter->role, sizeof t->adapter->role, "%s", config->stage);
@@ -111,7 +117,8 @@ static int create_moments(bw_trainer *t)
     for (int i = 0; i < tensors; i++)
         for (int moment = 0; moment < 2; moment++) {
             const bw_bcyc *layout = &t->factors[i]->layout;
-            BW_TRY(bw_matrix_create(&t->state.moments[2 * i + moment], t->grid, BW_PIECE_F32, layout->m, layout->n, layout->mb, layout->nb, "optimizer"));
+            BW_TRY(bw_matrix_create(&t->state.moments[2 * i + moment], t->grid, BW_PIECE_F32, layout->m, layout->n, layout->mb, layout->nb,
+                                    "optimizer"));
         }
     return BW_OK;
 }
@@ -210,8 +217,10 @@ static int restore(bw_trainer *t)
     if (!found && !automatic)
         return bw_fail(BW_NOINPUT, "--resume %s: no checkpoint there", resume);
     if (found && t->config->micro_batches > 0 && t->config->micro_batches != t->state.micro_batches)
-        return bw_fail(BW_CANTCREATE, "%s: its checkpoint cuts a step into %" PRId64 " micro-batches, --micro-batches says %" PRId64
-                       "; leave the option out to go on, or --resume never to start over", t->config->output, t->state.micro_batches, t->config->micro_batches);
+        return bw_fail(BW_CANTCREATE,
+                       "%s: its checkpoint cuts a step into %" PRId64 " micro-batches, --micro-batches says %" PRId64
+                       "; leave the option out to go on, or --resume never to start over",
+                       t->config->output, t->state.micro_batches, t->config->micro_batches);
     t->plan.micro_batches = t->state.micro_batches;
     if (found)
         bw_info("resuming after step %" PRId64 " of %" PRId64, t->state.step, t->steps);
@@ -222,14 +231,18 @@ static int restore(bw_trainer *t)
 static void announce(const bw_trainer *t)
 {
     const bw_grid *g = t->grid;
-    bw_info("stage %s: %" PRId64 " rows, %" PRId64 " tokens of which %" PRId64 " answer tokens; %" PRId64 " steps of %" PRId64 " rows in %" PRId64 " micro-batches",
+    bw_info("stage %s: %" PRId64 " rows, %" PRId64 " tokens of which %" PRId64 " answer tokens; %" PRId64 " steps of %" PRId64 " rows in %" PRId64
+            " micro-batches",
             t->config->stage, t->data.count, t->data.token_count, t->data.answer_tokens, t->steps, t->plan.batch, t->plan.micro_batches);
     if (t->data.dropped || t->data.merged_borders)
-        bw_info("  rows left out: %" PRId64 "; rows where a token spans the border of prompt and answer: %" PRId64, t->data.dropped, t->data.merged_borders);
+        bw_info("  rows left out: %" PRId64 "; rows where a token spans the border of prompt and answer: %" PRId64, t->data.dropped,
+                t->data.merged_borders);
     bw_info("  %" PRId64 " parameters trained; weights %s; %d rank%s = %d x (%d x %d) on %d node%s; %s", bw_adapter_parameters(t->adapter),
-            bw_store_describe(t->store), g->size, g->size == 1 ? "" : "s", g->replicas, g->nprow, g->npcol, g->nodes, g->nodes == 1 ? "" : "s", bw_gemm_describe());
+            bw_store_describe(t->store), g->size, g->size == 1 ? "" : "s", g->replicas, g->nprow, g->npcol, g->nodes, g->nodes == 1 ? "" : "s",
+            bw_gemm_describe());
     if (t->plan.micro_batches < g->size)
-        bw_warn("%d ranks, %" PRId64 " micro-batches a step: %" PRId64 " ranks idle; raise --micro-batches (at most --batch) in a new run, or use fewer ranks",
+        bw_warn("%d ranks, %" PRId64 " micro-batches a step: %" PRId64
+                " ranks idle; raise --micro-batches (at most --batch) in a new run, or use fewer ranks",
                 g->size, t->plan.micro_batches, g->size - t->plan.micro_batches);
 }
 
@@ -242,7 +255,8 @@ static int save_adapter(bw_trainer *t)
     bw_hash_text(t->state.data, data);
     bw_hash_text(t->state.buffer, buffer);
     bw_hash_text(t->state.config, config);
-    const char *const metadata[] = {"breakwater.model", model, "breakwater.data", data, "breakwater.buffer", buffer, "breakwater.config", config, NULL};
+    const char *const metadata[] = {
+        "breakwater.model", model, "breakwater.data", data, "breakwater.buffer", buffer, "breakwater.config", config, NULL};
     return bw_peft_save(t->adapter, t->grid, bw_source_spec(t->source), t->output.adapter.data, t->config->model, metadata);
 }
 
