@@ -16,7 +16,8 @@ typedef struct cursor {
 } cursor;
 
 /* ---- pieces of a file ----------------------------------------------------------------------------------------------*/
-static int take(cursor *c, uint64_t bytes, const char *what, const uint8_t **out) {
+static int take(cursor *c, uint64_t bytes, const char *what, const uint8_t **out)
+{
     *out = c->at;
     if (bytes > (uint64_t)(c->end - c->at))
         return bw_fail(BW_DATA, "%s: byte %lld: %s needs %llu bytes, and the file ends after %lld: it is cut off or damaged", c->path,
@@ -25,14 +26,16 @@ static int take(cursor *c, uint64_t bytes, const char *what, const uint8_t **out
     return BW_OK;
 }
 
-static int take_u32(cursor *c, const char *what, uint32_t *out) {
+static int take_u32(cursor *c, const char *what, uint32_t *out)
+{
     const uint8_t *at;
     BW_TRY(take(c, sizeof *out, what, &at));
     memcpy(out, at, sizeof *out);
     return BW_OK;
 }
 
-static int take_u64(cursor *c, const char *what, uint64_t *out) {
+static int take_u64(cursor *c, const char *what, uint64_t *out)
+{
     const uint8_t *at;
     BW_TRY(take(c, sizeof *out, what, &at));
     memcpy(out, at, sizeof *out);
@@ -40,7 +43,8 @@ static int take_u64(cursor *c, const char *what, uint64_t *out) {
 }
 
 /* A count of things of at least `least` bytes each: refused, before anything is allocated, where the rest of the file cannot hold them. */
-static int take_count(cursor *c, const char *what, uint64_t least, int64_t *out) {
+static int take_count(cursor *c, const char *what, uint64_t least, int64_t *out)
+{
     uint64_t count;
     BW_TRY(take_u64(c, what, &count));
     if (count > (uint64_t)(c->end - c->at) / least)
@@ -50,7 +54,8 @@ static int take_count(cursor *c, const char *what, uint64_t least, int64_t *out)
     return BW_OK;
 }
 
-static int take_text(cursor *c, const char *what, bw_meta_string *out) {
+static int take_text(cursor *c, const char *what, bw_meta_string *out)
+{
     uint64_t length;
     const uint8_t *at;
     BW_TRY(take_u64(c, what, &length));
@@ -69,7 +74,8 @@ static const size_t number_bytes[BW_META_TYPES] = {
     [BW_META_F32] = 4, [BW_META_BOOL] = 1, [BW_META_U64] = 8, [BW_META_I64] = 8, [BW_META_F64] = 8,
 };
 
-static int take_type(cursor *c, const char *key, bw_meta_type *out) {
+static int take_type(cursor *c, const char *key, bw_meta_type *out)
+{
     uint32_t type;
     BW_TRY(take_u32(c, "a value's type", &type));
     if (type >= BW_META_TYPES)
@@ -80,7 +86,8 @@ static int take_type(cursor *c, const char *key, bw_meta_type *out) {
 }
 
 /* Texts are looked at twice: to check and measure them all, and to copy them into one pool with zero bytes between. */
-static int take_strings(cursor *c, bw_meta *meta) {
+static int take_strings(cursor *c, bw_meta *meta)
+{
     cursor again = *c;
     bw_meta_string text;
     int64_t length = 0;
@@ -101,7 +108,8 @@ static int take_strings(cursor *c, bw_meta *meta) {
 }
 
 /* Arrays of arrays are stepped over: no key that we read has one. */
-static int skip_array(cursor *c, const char *key, int depth) {
+static int skip_array(cursor *c, const char *key, int depth)
+{
     bw_meta_type type;
     int64_t count;
     const uint8_t *ignored;
@@ -119,7 +127,8 @@ static int skip_array(cursor *c, const char *key, int depth) {
     return BW_OK;
 }
 
-static int take_value(cursor *c, bw_meta *meta) {
+static int take_value(cursor *c, bw_meta *meta)
+{
     BW_TRY(take_type(c, meta->key, &meta->type));
     meta->count = 1;
     meta->is_array = meta->type == BW_META_ARRAY;
@@ -137,7 +146,8 @@ static int take_value(cursor *c, bw_meta *meta) {
     return BW_OK;
 }
 
-static int take_pair(cursor *c, bw_tensors *gguf) {
+static int take_pair(cursor *c, bw_tensors *gguf)
+{
     bw_meta_string key;
     BW_TRY(take_text(c, "a key", &key));
     if (!key.length || memchr(key.text, 0, key.length))
@@ -150,7 +160,8 @@ static int take_pair(cursor *c, bw_tensors *gguf) {
 
 /* ---- tensors -------------------------------------------------------------------------------------------------------*/
 /* Names of the types that other programs write and this one does not read, so that a refusal can say what was found. */
-static const char *foreign_type(uint32_t type) {
+static const char *foreign_type(uint32_t type)
+{
     static const char *const names[] = {
         [6] = "Q5_0",   [7] = "Q5_1",   [9] = "Q8_1",     [10] = "Q2_K",   [11] = "Q3_K",    [12] = "Q4_K",  [13] = "Q5_K",
         [14] = "Q6_K",  [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL",
@@ -160,7 +171,8 @@ static const char *foreign_type(uint32_t type) {
     return type < sizeof names / sizeof *names && names[type] ? names[type] : "an unknown type";
 }
 
-static int find_dtype(uint32_t type, const bw_meta_string *name, const char *path, bw_dtype *out) {
+static int find_dtype(uint32_t type, const bw_meta_string *name, const char *path, bw_dtype *out)
+{
     for (int i = 0; i < BW_DTYPES; i++) {
         *out = (bw_dtype)i;
         if ((uint32_t)bw_dtype_get(*out)->gguf == type)
@@ -172,7 +184,8 @@ static int find_dtype(uint32_t type, const bw_meta_string *name, const char *pat
                    bw_show(name->text, name->length).text, type, foreign_type(type), list);
 }
 
-static int take_shape(cursor *c, const bw_meta_string *name, bw_tensor *tensor) {
+static int take_shape(cursor *c, const bw_meta_string *name, bw_tensor *tensor)
+{
     uint32_t n_dims;
     BW_TRY(take_u32(c, "a tensor's dimensions", &n_dims));
     if (n_dims > 4)
@@ -191,7 +204,8 @@ static int take_shape(cursor *c, const bw_meta_string *name, bw_tensor *tensor) 
 }
 
 /* The offset is kept aside: where the data starts is known only behind the last tensor. */
-static int take_tensor(cursor *c, bw_tensors *gguf, uint64_t *offset) {
+static int take_tensor(cursor *c, bw_tensors *gguf, uint64_t *offset)
+{
     bw_tensor tensor = {0};
     bw_meta_string name;
     uint32_t type;
@@ -204,7 +218,8 @@ static int take_tensor(cursor *c, bw_tensors *gguf, uint64_t *offset) {
     return bw_tensors_add(gguf, &tensor, name.text, name.length, c->path);
 }
 
-static int alignment_of(const bw_tensors *gguf, const char *path, uint64_t *out) {
+static int alignment_of(const bw_tensors *gguf, const char *path, uint64_t *out)
+{
     *out = DEFAULT_ALIGNMENT;
     for (int64_t i = 0; i < gguf->meta_count; i++) {
         const bw_meta *meta = &gguf->metas[i];
@@ -220,7 +235,8 @@ static int alignment_of(const bw_tensors *gguf, const char *path, uint64_t *out)
     return BW_OK;
 }
 
-static int place_tensors(const cursor *c, bw_tensors *gguf, const uint64_t *offsets) {
+static int place_tensors(const cursor *c, bw_tensors *gguf, const uint64_t *offsets)
+{
     uint64_t alignment, size = (uint64_t)(c->end - c->start);
     BW_TRY(alignment_of(gguf, c->path, &alignment));
     uint64_t data = ((uint64_t)(c->at - c->start) + alignment - 1) / alignment * alignment;
@@ -240,7 +256,8 @@ static int place_tensors(const cursor *c, bw_tensors *gguf, const uint64_t *offs
 }
 
 /* ---- the file ------------------------------------------------------------------------------------------------------*/
-static int take_version(cursor *c) {
+static int take_version(cursor *c)
+{
     const uint8_t *magic;
     uint32_t version;
     BW_TRY(take(c, 4, "the magic", &magic));
@@ -253,7 +270,8 @@ static int take_version(cursor *c) {
     return BW_OK;
 }
 
-static int read_gguf(cursor *c, bw_tensors *gguf) {
+static int read_gguf(cursor *c, bw_tensors *gguf)
+{
     int64_t tensors, pairs;
     uint64_t *offsets;
     BW_TRY(take_version(c));
@@ -273,7 +291,8 @@ done:
     return status;
 }
 
-int bw_gguf_open(bw_tensors **out, const char *path) {
+int bw_gguf_open(bw_tensors **out, const char *path)
+{
     *out = NULL;
     bw_tensors *gguf = NULL;
     int status = BW_OK;
@@ -298,7 +317,8 @@ done:
         return (double)value_;                                                                                                                       \
     } while (0)
 
-static double number_at(bw_meta_type type, const uint8_t *at, double otherwise) {
+static double number_at(bw_meta_type type, const uint8_t *at, double otherwise)
+{
     switch (type) {
     case BW_META_U8:
         READ(uint8_t);
@@ -327,12 +347,14 @@ static double number_at(bw_meta_type type, const uint8_t *at, double otherwise) 
     }
 }
 
-static const bw_meta *array_entry(const bw_tensors *gguf, const char *key, int64_t index) {
+static const bw_meta *array_entry(const bw_tensors *gguf, const char *key, int64_t index)
+{
     const bw_meta *meta = bw_tensors_meta(gguf, key);
     return meta && meta->is_array && index >= 0 && index < meta->count ? meta : NULL;
 }
 
-const char *bw_gguf_text(const bw_tensors *gguf, const char *key, size_t *length) {
+const char *bw_gguf_text(const bw_tensors *gguf, const char *key, size_t *length)
+{
     const bw_meta *meta = bw_tensors_meta(gguf, key);
     if (!meta || meta->is_array || !meta->strings)
         return NULL;
@@ -341,17 +363,20 @@ const char *bw_gguf_text(const bw_tensors *gguf, const char *key, size_t *length
     return meta->strings[0].text;
 }
 
-double bw_gguf_number(const bw_tensors *gguf, const char *key, double otherwise) {
+double bw_gguf_number(const bw_tensors *gguf, const char *key, double otherwise)
+{
     const bw_meta *meta = bw_tensors_meta(gguf, key);
     return meta && !meta->is_array && meta->numbers ? number_at(meta->type, meta->numbers, otherwise) : otherwise;
 }
 
-int64_t bw_gguf_array_size(const bw_tensors *gguf, const char *key) {
+int64_t bw_gguf_array_size(const bw_tensors *gguf, const char *key)
+{
     const bw_meta *meta = bw_tensors_meta(gguf, key);
     return meta && meta->is_array ? meta->count : 0;
 }
 
-const char *bw_gguf_array_text(const bw_tensors *gguf, const char *key, int64_t index, size_t *length) {
+const char *bw_gguf_array_text(const bw_tensors *gguf, const char *key, int64_t index, size_t *length)
+{
     const bw_meta *meta = array_entry(gguf, key, index);
     if (!meta || !meta->strings)
         return NULL;
@@ -360,7 +385,8 @@ const char *bw_gguf_array_text(const bw_tensors *gguf, const char *key, int64_t 
     return meta->strings[index].text;
 }
 
-double bw_gguf_array_number(const bw_tensors *gguf, const char *key, int64_t index, double otherwise) {
+double bw_gguf_array_number(const bw_tensors *gguf, const char *key, int64_t index, double otherwise)
+{
     const bw_meta *meta = array_entry(gguf, key, index);
     return meta && meta->numbers ? number_at(meta->type, meta->numbers + (size_t)index * number_bytes[meta->type], otherwise) : otherwise;
 }

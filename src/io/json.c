@@ -5,16 +5,34 @@
 #include <math.h>
 #include <string.h>
 
-static const json_t *inside(const bw_json *value) {
+static const json_t *inside(const bw_json *value)
+{
     return (const json_t *)(const void *)value;
 }
 
-static const bw_json *outside(const json_t *value) {
+static const bw_json *outside(const json_t *value)
+{
     return (const bw_json *)(const void *)value;
 }
 
-int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *where) {
+/* Checked here, because jansson's own message does not say what is wrong. */
+static int check_utf8(const char *bytes, size_t length, const char *where)
+{
+    size_t good = bw_utf8_check((const uint8_t *)bytes, length);
+    if (good == length)
+        return BW_OK;
+    int64_t line = 1, column = 1;
+    for (size_t i = 0; i < good; i++) {
+        line += bytes[i] == '\n';
+        column = bytes[i] == '\n' ? 1 : column + 1;
+    }
+    return bw_fail(BW_DATA, "%s: line %lld, byte %lld of it: 0x%02x is not UTF-8", where, (long long)line, (long long)column, (uint8_t)bytes[good]);
+}
+
+int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *where)
+{
     *out = NULL;
+    BW_TRY(check_utf8(bytes, length, where));
     json_error_t error;
     json_t *root = json_loadb(length ? bytes : "", length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
     if (!root && json_error_code(&error) == json_error_out_of_memory)
@@ -28,7 +46,8 @@ int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *w
     return BW_OK;
 }
 
-int bw_json_load(bw_json **out, const char *path) {
+int bw_json_load(bw_json **out, const char *path)
+{
     *out = NULL;
     bw_map map;
     BW_TRY(bw_map_open(&map, path));
@@ -37,11 +56,13 @@ int bw_json_load(bw_json **out, const char *path) {
     return status;
 }
 
-void bw_json_free(bw_json *root) {
+void bw_json_free(bw_json *root)
+{
     json_decref((json_t *)(void *)root);
 }
 
-bw_json_type bw_json_kind(const bw_json *value) {
+bw_json_type bw_json_kind(const bw_json *value)
+{
     static const bw_json_type kinds[] = {
         [JSON_OBJECT] = BW_JSON_OBJECT, [JSON_ARRAY] = BW_JSON_ARRAY, [JSON_STRING] = BW_JSON_STRING, [JSON_INTEGER] = BW_JSON_INT,
         [JSON_REAL] = BW_JSON_REAL,     [JSON_TRUE] = BW_JSON_BOOL,   [JSON_FALSE] = BW_JSON_BOOL,    [JSON_NULL] = BW_JSON_NULL,
@@ -49,20 +70,24 @@ bw_json_type bw_json_kind(const bw_json *value) {
     return value ? kinds[json_typeof(inside(value))] : BW_JSON_NULL;
 }
 
-const bw_json *bw_json_get(const bw_json *object, const char *key) {
+const bw_json *bw_json_get(const bw_json *object, const char *key)
+{
     return outside(json_object_get(inside(object), key));
 }
 
-int64_t bw_json_size(const bw_json *array_or_object) {
+int64_t bw_json_size(const bw_json *array_or_object)
+{
     const json_t *value = inside(array_or_object);
     return (int64_t)(json_is_array(value) ? json_array_size(value) : json_object_size(value));
 }
 
-const bw_json *bw_json_at(const bw_json *array, int64_t index) {
+const bw_json *bw_json_at(const bw_json *array, int64_t index)
+{
     return index < 0 ? NULL : outside(json_array_get(inside(array), (size_t)index));
 }
 
-bool bw_json_next(const bw_json *object, void **at, const char **key, const bw_json **value) {
+bool bw_json_next(const bw_json *object, void **at, const char **key, const bw_json **value)
+{
     if (bw_json_kind(object) != BW_JSON_OBJECT)
         return false;
     json_t *walked = (json_t *)(uintptr_t)object; /* jansson's walk takes no const, and changes nothing */
@@ -74,17 +99,20 @@ bool bw_json_next(const bw_json *object, void **at, const char **key, const bw_j
     return true;
 }
 
-const char *bw_json_text(const bw_json *string, size_t *length) {
+const char *bw_json_text(const bw_json *string, size_t *length)
+{
     if (length)
         *length = json_string_length(inside(string));
     return json_string_value(inside(string));
 }
 
-double bw_json_number(const bw_json *value, double otherwise) {
+double bw_json_number(const bw_json *value, double otherwise)
+{
     return json_is_number(inside(value)) ? json_number_value(inside(value)) : otherwise;
 }
 
-int64_t bw_json_int(const bw_json *value, int64_t otherwise) {
+int64_t bw_json_int(const bw_json *value, int64_t otherwise)
+{
     if (json_is_integer(inside(value)))
         return json_integer_value(inside(value));
     double real = json_is_real(inside(value)) ? json_real_value(inside(value)) : 0.5;
@@ -92,12 +120,14 @@ int64_t bw_json_int(const bw_json *value, int64_t otherwise) {
     return real == trunc(real) && fabs(real) <= 9007199254740992.0 ? (int64_t)real : otherwise;
 }
 
-bool bw_json_true(const bw_json *value, bool otherwise) {
+bool bw_json_true(const bw_json *value, bool otherwise)
+{
     return json_is_boolean(inside(value)) ? json_is_true(inside(value)) : otherwise;
 }
 
 /* The escape of one byte below 0x80 in a JSON string, or NULL where it stands for itself. */
-static const char *escape(uint8_t byte, char buffer[8]) {
+static const char *escape(uint8_t byte, char buffer[8])
+{
     static const char *const named[] = {
         ['\b'] = "\\b", ['\t'] = "\\t", ['\n'] = "\\n", ['\f'] = "\\f", ['\r'] = "\\r", ['"'] = "\\\"", ['\\'] = "\\\\"};
     if (byte < sizeof named / sizeof *named && named[byte])
@@ -108,7 +138,8 @@ static const char *escape(uint8_t byte, char buffer[8]) {
     return buffer;
 }
 
-int bw_json_quote(bw_text *out, const char *bytes, size_t length) {
+int bw_json_quote(bw_text *out, const char *bytes, size_t length)
+{
     const uint8_t *text = (const uint8_t *)bytes;
     BW_TRY(bw_text_add(out, "\"", 1));
     size_t plain = 0, at = 0; /* [plain, at) is still to be copied as it is */

@@ -7,14 +7,16 @@
 
 static const char purpose[] = "file index";
 
-int bw_copy_text(char **out, const void *bytes, size_t length, const char *why) {
+int bw_copy_text(char **out, const void *bytes, size_t length, const char *why)
+{
     BW_TRY(BW_NEW(*out, length + 1, why));
     if (length)
         memcpy(*out, bytes, length);
     return BW_OK;
 }
 
-bw_shown bw_show(const void *name, size_t length) {
+bw_shown bw_show(const void *name, size_t length)
+{
     bw_shown shown = {{0}};
     const uint8_t *text = name;
     size_t used = 0, at = 0;
@@ -32,13 +34,15 @@ bw_shown bw_show(const void *name, size_t length) {
 }
 
 /* ---- opening and closing -------------------------------------------------------------------------------------------*/
-int bw_tensors_new(bw_tensors **out, const char *path, int64_t files) {
+int bw_tensors_new(bw_tensors **out, const char *path, int64_t files)
+{
     BW_TRY(BW_NEW(*out, 1, purpose));
     BW_TRY(bw_copy_text(&(*out)->path, path, strlen(path), purpose));
     return BW_NEW((*out)->maps, files, purpose);
 }
 
-void bw_tensors_close(bw_tensors *tensors) {
+void bw_tensors_close(bw_tensors *tensors)
+{
     if (!tensors)
         return;
     for (int64_t i = 0; i < tensors->count; i++)
@@ -58,7 +62,8 @@ void bw_tensors_close(bw_tensors *tensors) {
     bw_free(tensors);
 }
 
-int bw_tensors_reserve(bw_tensors *tensors, int64_t tensors_more, int64_t metas_more) {
+int bw_tensors_reserve(bw_tensors *tensors, int64_t tensors_more, int64_t metas_more)
+{
     bw_tensor *items;
     BW_TRY(BW_NEW(items, tensors->count + tensors_more, purpose));
     if (tensors->count)
@@ -76,7 +81,8 @@ int bw_tensors_reserve(bw_tensors *tensors, int64_t tensors_more, int64_t metas_
     return BW_OK;
 }
 
-int bw_tensors_add(bw_tensors *tensors, const bw_tensor *tensor, const char *name, size_t length, const char *where) {
+int bw_tensors_add(bw_tensors *tensors, const bw_tensor *tensor, const char *name, size_t length, const char *where)
+{
     BW_ASSERT(tensors->count < tensors->capacity);
     if (!length || memchr(name, 0, length) || bw_utf8_check((const uint8_t *)name, length) != length)
         return bw_fail(BW_DATA, "%s: the name \"%s\" of tensor %lld is empty, holds a zero byte or is not UTF-8", where, bw_show(name, length).text,
@@ -88,7 +94,8 @@ int bw_tensors_add(bw_tensors *tensors, const bw_tensor *tensor, const char *nam
     return BW_OK;
 }
 
-int bw_tensor_size(bw_tensor *tensor, const char *name, size_t length, const char *where) {
+int bw_tensor_size(bw_tensor *tensor, const char *name, size_t length, const char *where)
+{
     const bw_dtype_row *row = bw_dtype_get(tensor->dtype);
     int64_t count = 1, bytes;
     bool overflow = false;
@@ -107,14 +114,16 @@ int bw_tensor_size(bw_tensor *tensor, const char *name, size_t length, const cha
 }
 
 /* ---- checks over all tensors of a file ---------------------------------------------------------------------------- */
-static int by_place(const void *a, const void *b) {
+static int by_place(const void *a, const void *b)
+{
     const bw_tensor *const *x = a, *const *y = b;
     if ((*x)->data != (*y)->data)
         return (*x)->data < (*y)->data ? -1 : 1;
     return ((*x)->bytes > (*y)->bytes) - ((*x)->bytes < (*y)->bytes); /* an empty tensor lies before its neighbour */
 }
 
-static int check_places(const bw_tensor *const *sorted, int64_t count, const uint8_t *begin, const uint8_t *end, bool dense, const char *where) {
+static int check_places(const bw_tensor *const *sorted, int64_t count, const uint8_t *begin, const uint8_t *end, bool dense, const char *where)
+{
     const uint8_t *reached = begin;
     for (int64_t i = 0; i < count; i++) {
         bw_shown name = bw_show(sorted[i]->name, strlen(sorted[i]->name));
@@ -131,7 +140,8 @@ static int check_places(const bw_tensor *const *sorted, int64_t count, const uin
     return BW_OK;
 }
 
-int bw_tensors_layout(const bw_tensors *tensors, int64_t first, const uint8_t *begin, const uint8_t *end, bool dense, const char *where) {
+int bw_tensors_layout(const bw_tensors *tensors, int64_t first, const uint8_t *begin, const uint8_t *end, bool dense, const char *where)
+{
     int64_t count = tensors->count - first;
     const bw_tensor **sorted;
     BW_TRY(BW_NEW(sorted, count, purpose));
@@ -144,20 +154,24 @@ int bw_tensors_layout(const bw_tensors *tensors, int64_t first, const uint8_t *b
 }
 
 /* ---- the index -----------------------------------------------------------------------------------------------------*/
-static int by_name(const void *a, const void *b, void *items) {
+static int by_name(const void *a, const void *b, void *items)
+{
     const bw_tensor *tensors = items;
     return strcmp(tensors[*(const int64_t *)a].name, tensors[*(const int64_t *)b].name);
 }
 
-static int by_key(const void *a, const void *b) {
+static int by_key(const void *a, const void *b)
+{
     return strcmp(((const bw_meta *)a)->key, ((const bw_meta *)b)->key);
 }
 
-static int same_name(const bw_tensors *tensors, const char *kind, const char *name) {
+static int same_name(const bw_tensors *tensors, const char *kind, const char *name)
+{
     return bw_fail(BW_DATA, "%s: two %s have the name %s", tensors->path, kind, bw_show(name, strlen(name)).text);
 }
 
-int bw_tensors_index(bw_tensors *tensors) {
+int bw_tensors_index(bw_tensors *tensors)
+{
     BW_TRY(BW_NEW(tensors->by_name, tensors->count, purpose));
     for (int64_t i = 0; i < tensors->count; i++)
         tensors->by_name[i] = i;
@@ -172,15 +186,18 @@ int bw_tensors_index(bw_tensors *tensors) {
     return BW_OK;
 }
 
-int64_t bw_tensors_count(const bw_tensors *tensors) {
+int64_t bw_tensors_count(const bw_tensors *tensors)
+{
     return tensors->count;
 }
 
-const bw_tensor *bw_tensors_at(const bw_tensors *tensors, int64_t index) {
+const bw_tensor *bw_tensors_at(const bw_tensors *tensors, int64_t index)
+{
     return index >= 0 && index < tensors->count ? &tensors->items[index] : NULL;
 }
 
-const bw_tensor *bw_tensors_find(const bw_tensors *tensors, const char *name) {
+const bw_tensor *bw_tensors_find(const bw_tensors *tensors, const char *name)
+{
     int64_t low = 0, high = tensors->count;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
@@ -196,18 +213,21 @@ const bw_tensor *bw_tensors_find(const bw_tensors *tensors, const char *name) {
     return NULL;
 }
 
-const char *bw_tensors_path(const bw_tensors *tensors) {
+const char *bw_tensors_path(const bw_tensors *tensors)
+{
     return tensors->path;
 }
 
-const bw_meta *bw_tensors_meta(const bw_tensors *tensors, const char *key) {
+const bw_meta *bw_tensors_meta(const bw_tensors *tensors, const char *key)
+{
     bw_meta wanted = {.key = (char *)(uintptr_t)key}; /* compared, not changed */
     return bsearch(&wanted, tensors->metas, (size_t)tensors->meta_count, sizeof *tensors->metas, by_key);
 }
 
 /* ---- reading a piece -----------------------------------------------------------------------------------------------*/
 /* Entries [col, col+cols) of the row that starts at `row`: the part of a block on the left, whole blocks, the part on the right. */
-static void read_row(const bw_dtype_row *type, const uint8_t *row, int64_t col, int64_t cols, float *out) {
+static void read_row(const bw_dtype_row *type, const uint8_t *row, int64_t col, int64_t cols, float *out)
+{
     float block[BW_BLOCK_MAX];
     const uint8_t *at = row + col / type->block * type->bytes;
     int64_t skip = col % type->block;
@@ -227,7 +247,8 @@ static void read_row(const bw_dtype_row *type, const uint8_t *row, int64_t col, 
     }
 }
 
-int bw_tensor_read(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out, int64_t ld) {
+int bw_tensor_read(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out, int64_t ld)
+{
     const bw_dtype_row *type = bw_dtype_get(tensor->dtype);
     if (tensor->n_dims > 2)
         return bw_fail(BW_DATA, "tensor %s has %d dimensions, and a matrix or a vector was expected", tensor->name, tensor->n_dims);
