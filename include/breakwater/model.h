@@ -61,7 +61,10 @@ typedef struct bw_adapter {
     char role[16];       /* "align" "buffer" "reinforce" "user" "sft" "merged"; "" when the file does not say */
     bw_hash fingerprint; /* of the files it came from, or zero */
 } bw_adapter;
-/* Zero factors for the targets in `mask`. */
+/* One pair of zero factors in that layout, for a weight of out x in. Local. */
+int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, int r, double scaling, int block);
+void bw_pair_free(bw_pair *pair);
+/* Zero factors for the targets in `mask`. Local. */
 int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, double alpha, double dropout, int block);
 /* PEFT's initialisation: A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt 5), B zero; Philox by (seed, layer, target, entry): any grid the same bits. */
 void bw_adapter_init(bw_adapter *adapter, uint64_t seed);

@@ -1,0 +1,491 @@
+/* Frozen weights: block-cyclic pieces are the storage of record; a layer is lent as a dense fp32 copy that a node shares.
+ *
+ *   resident: a slot for every layer, gathered once at the start.
+ *   stream:   two slots; while one layer is lent the next one arrives in the other.
+ *
+ * Every rank takes the same decisions in the same order, so the collectives match. Adapters are folded into the dense copies by whoever
+ * unpacks a block, entry by entry in one order: the bits do not depend on grid, ranks or mode. */
+#include "model/adapter.h"
+#include "breakwater/num.h"
+#include <string.h>
+#include <sys/statvfs.h>
+
+enum { SLOTS_STREAMED = 2, NOBODY = -1 };
+
+typedef struct fold_place { /* context of a gathered item */
+    const struct bw_store *store;
+    int index; /* layer * BW_TARGETS + target */
+} fold_place;
+
+struct bw_store {
+    const bw_grid *grid;
+    const bw_source *source; /* used while opening only */
+    bw_spec spec;
+    bw_matrix *pieces; /* [layer * BW_TARGETS + target] */
+    bool streams;
+    char describe[256];
+
+    bw_shared tables; /* what is always dense: embedding, head where untied, norms */
+    float *embedding, *head, *norm, *layer_norms;
+
+    bw_shared slots;
+    int n_slots;
+    int64_t offset[BW_TARGETS], slot_floats;
+    bw_gather *gather;
+    int *held;            /* [n_slots]: layer in the slot, or NOBODY */
+    int pending, arrives; /* layer under way and its slot, or NOBODY */
+    int lent;             /* layer lent, or NOBODY */
+
+    int n_folded;
+    double *factors;
+    const bw_adapter **folded; /* borrowed */
+    bw_dense *dense;           /* [n_folded] */
+    fold_place *places;        /* [layer * BW_TARGETS + target] */
+};
+
+/* ---- pieces from the source --------------------------------------------------------------------------------------- */
+typedef struct reader {
+    const bw_source *source;
+    int layer;
+    bw_target target;
+    float *rows, *column; /* a block as read; one column of it */
+    int64_t bytes;
+} reader;
+
+static const bw_dtype piece_dtype[] = {[BW_PIECE_F32] = BW_F32, [BW_PIECE_BF16] = BW_BF16, [BW_PIECE_F16] = BW_F16};
+
+static int read_block(void *context, const bw_matrix *piece, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
+{
+    reader *reader = context;
+    const bw_dtype dtype = piece_dtype[piece->type];
+    const int64_t entry = bw_dtype_bytes(dtype, 1);
+    BW_TRY(bw_source_read(reader->source, reader->layer, reader->target, i, rows, j, cols, reader->rows, cols));
+    for (int64_t c = 0; c < cols; c++) {
+        for (int64_t r = 0; r < rows; r++)
+            reader->column[r] = reader->rows[r * cols + c];
+        bw_from_f32((char *)block + c * piece->ld * entry, reader->column, dtype, rows);
+    }
+    reader->bytes += rows * cols * entry;
+    return BW_OK;
+}
+
+/* The model's own type where it is a float of 16 or 32 bits; what is quantised is kept exactly, as f32. */
+static bw_piece_type piece_type(bw_dtype dtype, const char *wanted)
+{
+    if (strcmp(wanted, "bf16") == 0)
+        return BW_PIECE_BF16;
+    if (strcmp(wanted, "f32") == 0)
+        return BW_PIECE_F32;
+    return dtype == BW_BF16 ? BW_PIECE_BF16 : dtype == BW_F16 ? BW_PIECE_F16 : BW_PIECE_F32;
+}
+
+static int read_piece(bw_store *store, reader *reader, const bw_config *config)
+{
+    int64_t out, in;
+    bw_matrix *piece = &store->pieces[bw_target_at(reader->layer, reader->target)];
+    bw_spec_shape(&store->spec, reader->target, &out, &in);
+    const bw_piece_type type = piece_type(bw_source_dtype(reader->source, reader->layer, reader->target), config->store);
+    BW_TRY(bw_matrix_create(piece, store->grid, type, out, in, (int)config->block, (int)config->block, "weights, pieces"));
+    return bw_matrix_visit(piece, read_block, reader);
+}
+
+static int read_pieces(bw_store *store, const bw_config *config)
+{
+    reader reader = {.source = store->source};
+    int status;
+    if (config->block < 1 || config->block > 1 << 14)
+        return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
+    BW_GO(BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces"));
+    BW_GO(BW_NEW(reader.rows, config->block * config->block, "weights, reading"));
+    BW_GO(BW_NEW(reader.column, config->block, "weights, reading"));
+    const double start = bw_now();
+    for (reader.layer = 0; reader.layer < store->spec.n_layer; reader.layer++)
+        for (int target = 0; target < BW_TARGETS; target++) {
+            reader.target = (bw_target)target;
+            BW_GO(read_piece(store, &reader, config));
+        }
+    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, (double)reader.bytes);
+done:
+    bw_free(reader.rows);
+    bw_free(reader.column);
+    return status;
+}
+
+/* ---- what is always dense ----------------------------------------------------------------------------------------- */
+static int64_t table_floats(const bw_store *store)
+{
+    return store->spec.vocab * store->spec.d_model;
+}
+
+static int create_tables(bw_store *store)
+{
+    const bw_spec *spec = &store->spec;
+    const int64_t table = bw_line_round(table_floats(store)), vector = bw_line_round(spec->d_model);
+    const int64_t floats = (spec->tied ? 1 : 2) * table + (1 + BW_LAYER_VECTORS * spec->n_layer) * vector;
+    BW_TRY(bw_shared_create(store->grid, &store->tables, floats * (int64_t)sizeof(float) + BW_LINE, "weights, embedding and norms"));
+    store->embedding = bw_shared_floats(&store->tables);
+    store->head = store->embedding + (spec->tied ? 0 : table);
+    store->norm = store->head + table;
+    store->layer_norms = store->norm + vector;
+    return BW_OK;
+}
+
+static float *layer_norm(const bw_store *store, int layer, int which)
+{
+    return store->layer_norms + (layer * BW_LAYER_VECTORS + which) * bw_line_round(store->spec.d_model);
+}
+
+/* The ranks of a node share out the rows, so that it reads a table once. */
+static int read_table(bw_store *store, const char *name, float *table)
+{
+    const bw_spec *spec = &store->spec;
+    const bw_grid *grid = store->grid;
+    const int64_t from = spec->vocab * grid->node_rank / grid->node_size, to = spec->vocab * (grid->node_rank + 1) / grid->node_size;
+    return bw_source_read_named(store->source, -1, name, from, to - from, 0, spec->d_model, table + from * spec->d_model, spec->d_model);
+}
+
+static int read_tables(bw_store *store)
+{
+    static const char *const norms[BW_LAYER_VECTORS] = {"input_layernorm", "post_attention_layernorm"};
+    const int64_t C = store->spec.d_model;
+    const double start = bw_now();
+    BW_TRY(read_table(store, "embed_tokens", store->embedding));
+    if (store->head != store->embedding)
+        BW_TRY(read_table(store, "lm_head", store->head));
+    for (int layer = 0; store->grid->node_rank == 0 && layer < store->spec.n_layer; layer++)
+        for (int which = 0; which < BW_LAYER_VECTORS; which++)
+            BW_TRY(bw_source_read_named(store->source, layer, norms[which], 0, 1, 0, C, layer_norm(store, layer, which), C));
+    if (store->grid->node_rank == 0)
+        BW_TRY(bw_source_read_named(store->source, -1, "norm", 0, 1, 0, C, store->norm, C));
+    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, (double)(table_floats(store) / store->grid->node_size) * sizeof(float));
+    return BW_OK;
+}
+
+/* ---- slots and the choice of the mode ----------------------------------------------------------------------------- */
+static void lay_out_slot(bw_store *store)
+{
+    for (int target = 0; target < BW_TARGETS; target++) {
+        int64_t out, in;
+        bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
+        store->offset[target] = store->slot_floats;
+        store->slot_floats += bw_line_round(out * in);
+    }
+}
+
+static float *slot_weight(const bw_store *store, int slot, int target)
+{
+    return bw_shared_floats(&store->slots) + slot * store->slot_floats + store->offset[target];
+}
+
+/* Bytes of memory nobody uses on this node, as far as shared memory may take them; 0 when the kernel does not say. */
+static int64_t free_memory(void)
+{
+    long long kib = 0;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1)
+            break;
+    if (file)
+        fclose(file);
+    struct statvfs shm;
+    int64_t bytes = (int64_t)kib * 1024;
+    if (statvfs("/dev/shm", &shm) == 0) {
+        const int64_t room = (int64_t)(shm.f_bavail * shm.f_frsize);
+        bytes = room < bytes ? room : bytes;
+    }
+    return bytes;
+}
+
+static const char *piece_name(const bw_store *store)
+{
+    const bw_piece_type first = store->pieces[0].type;
+    for (int i = 1; i < store->spec.n_layer * BW_TARGETS; i++)
+        if (store->pieces[i].type != first)
+            return "mixed";
+    return bw_dtype_name(piece_dtype[first]);
+}
+
+static int choose_mode(bw_store *store, const char *wanted)
+{
+    const int64_t slot = store->slot_floats * (int64_t)sizeof(float), whole = slot * store->spec.n_layer;
+    const double mib = 1024.0 * 1024.0;
+    int64_t least_free = -free_memory(); /* the smallest of all nodes, as the largest negative */
+    BW_TRY(bw_max_ints(store->grid, &least_free, 1));
+    least_free = -least_free;
+    const bool automatic = strcmp(wanted, "auto") == 0;
+    store->streams = automatic ? whole > least_free / 3 : strcmp(wanted, "stream") == 0;
+    store->n_slots = store->streams ? SLOTS_STREAMED : store->spec.n_layer;
+    const int length = snprintf(store->describe, sizeof store->describe, "%s, %s pieces, dense f32 copies %.1f MiB per node",
+                                store->streams ? "streamed" : "resident", piece_name(store), (double)(slot * store->n_slots) / mib);
+    if (automatic)
+        snprintf(store->describe + length, sizeof store->describe - (size_t)length,
+                 " (all layers need %.1f MiB, a third of the free memory is %.1f MiB)", (double)whole / mib, (double)least_free / 3 / mib);
+    return BW_OK;
+}
+
+/* ---- folding ------------------------------------------------------------------------------------------------------ */
+static void fold_block(void *context, float *block, int64_t ld, int64_t i, int64_t j, int64_t rows, int64_t cols)
+{
+    const fold_place *place = context;
+    const bw_store *store = place->store;
+    for (int f = 0; f < store->n_folded; f++) {
+        const bw_pair *pair = &store->folded[f]->pairs[place->index];
+        if (!pair->present)
+            continue;
+        const float *A = store->dense[f].A[place->index] + j, *B = store->dense[f].B[place->index] + i * pair->r;
+        bw_fold(block, ld, rows, cols, (float)(store->factors[f] * pair->scaling), B, pair->r, A, pair->A.layout.n, pair->r);
+    }
+}
+
+static bool any_folded(const bw_store *store, int index)
+{
+    for (int f = 0; f < store->n_folded; f++)
+        if (store->folded[f]->pairs[index].present)
+            return true;
+    return false;
+}
+
+/* An adapter may come from a file of its own, so its shapes are checked against this model. */
+static int check_folded(const bw_store *store, const bw_adapter *adapter)
+{
+    if (adapter->n_layer != store->spec.n_layer)
+        return bw_fail(BW_DATA, "an adapter of %d layers does not fit a model of %d", adapter->n_layer, store->spec.n_layer);
+    for (int i = 0; i < store->spec.n_layer * BW_TARGETS; i++) {
+        const bw_pair *pair = &adapter->pairs[i];
+        int64_t out, in;
+        bw_spec_shape(&store->spec, (bw_target)(i % BW_TARGETS), &out, &in);
+        if (pair->present && (pair->A.layout.n != in || pair->B.layout.m != out))
+            return bw_fail(BW_DATA, "an adapter for a weight of %lld x %lld does not fit %s of layer %d, which is %lld x %lld",
+                           (long long)pair->B.layout.m, (long long)pair->A.layout.n, bw_target_name((bw_target)(i % BW_TARGETS)), i / BW_TARGETS,
+                           (long long)out, (long long)in);
+    }
+    return BW_OK;
+}
+
+static int take_folded(bw_store *store, const bw_adapter *const *folded, const double *factors, int n_folded)
+{
+    BW_TRY(BW_NEW(store->folded, n_folded, "weights, folded adapters"));
+    BW_TRY(BW_NEW(store->factors, n_folded, "weights, folded adapters"));
+    BW_TRY(BW_NEW(store->dense, n_folded, "weights, folded adapters"));
+    BW_TRY(BW_NEW(store->places, store->spec.n_layer * BW_TARGETS, "weights, folded adapters"));
+    for (int i = 0; i < store->spec.n_layer * BW_TARGETS; i++)
+        store->places[i] = (fold_place){store, i};
+    for (int f = 0; f < n_folded; f++) {
+        BW_TRY(check_folded(store, folded[f]));
+        store->folded[f] = folded[f];
+        store->factors[f] = factors[f];
+    }
+    store->n_folded = n_folded;
+    return BW_OK;
+}
+
+/* Collective on world. */
+static int gather_folded(bw_store *store)
+{
+    for (int f = 0; f < store->n_folded; f++) {
+        BW_TRY(bw_agree(store->grid, bw_dense_create(&store->dense[f], store->grid, store->folded[f], "weights, folded adapters")));
+        BW_TRY(bw_agree(store->grid, bw_dense_refresh(&store->dense[f], store->gather)));
+    }
+    return BW_OK;
+}
+
+/* ---- gathering a layer -------------------------------------------------------------------------------------------- */
+static int start(bw_store *store, int layer, int slot)
+{
+    bw_gather_item items[BW_TARGETS] = {0};
+    for (int target = 0; target < BW_TARGETS; target++) {
+        const int index = bw_target_at(layer, (bw_target)target);
+        items[target].piece = &store->pieces[index];
+        items[target].dense = slot_weight(store, slot, target);
+        items[target].ld = store->pieces[index].layout.n;
+        if (any_folded(store, index)) {
+            items[target].after = fold_block;
+            items[target].context = &store->places[index];
+        }
+    }
+    store->held[slot] = NOBODY;
+    store->pending = layer;
+    store->arrives = slot;
+    return bw_gather_start(store->gather, items, BW_TARGETS);
+}
+
+static int finish(bw_store *store)
+{
+    const double before = bw_now(), bytes = (double)bw_gather_bytes(store->gather);
+    BW_TRY(bw_gather_finish(store->gather));
+    bw_event_add(BW_EVENT_GATHER, bw_now() - before, 0, (double)bw_gather_bytes(store->gather) - bytes);
+    store->held[store->arrives] = store->pending;
+    store->pending = store->arrives = NOBODY;
+    return BW_OK;
+}
+
+static int slot_of(const bw_store *store, int layer)
+{
+    for (int slot = 0; slot < store->n_slots; slot++)
+        if (store->held[slot] == layer)
+            return slot;
+    return NOBODY;
+}
+
+static int gather_all(bw_store *store)
+{
+    for (int layer = 0; layer < store->spec.n_layer; layer++) {
+        BW_TRY(start(store, layer, layer));
+        BW_TRY(finish(store));
+    }
+    return BW_OK;
+}
+
+static int create_slots(bw_store *store)
+{
+    BW_TRY(bw_agree(store->grid, BW_NEW(store->held, store->n_slots, "weights, slots")));
+    for (int slot = 0; slot < store->n_slots; slot++)
+        store->held[slot] = NOBODY;
+    const int64_t bytes = store->n_slots * store->slot_floats * (int64_t)sizeof(float) + BW_LINE;
+    BW_TRY(bw_agree(store->grid, bw_shared_create(store->grid, &store->slots, bytes, "weights, dense layers")));
+    return store->streams ? BW_OK : bw_agree(store->grid, gather_all(store));
+}
+
+/* ---- open and close ----------------------------------------------------------------------------------------------- */
+static int open_local(bw_store *store, const bw_config *config, const bw_adapter *const *folded, const double *factors, int n_folded)
+{
+    BW_TRY(take_folded(store, folded, factors, n_folded));
+    lay_out_slot(store);
+    return read_pieces(store, config);
+}
+
+static int open_shared(bw_store *store, const bw_config *config)
+{
+    BW_TRY(bw_agree(store->grid, create_tables(store)));
+    BW_TRY(bw_agree(store->grid, read_tables(store)));
+    BW_TRY(bw_node_sync(store->grid));
+    BW_TRY(bw_gather_create(&store->gather, store->grid));
+    BW_TRY(gather_folded(store));
+    BW_TRY(choose_mode(store, config->weights));
+    return create_slots(store);
+}
+
+int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, const bw_adapter *const *folded,
+                  const double *factors, int n_folded)
+{
+    bw_store *store = NULL;
+    *out = NULL;
+    int status = BW_NEW(store, 1, "weights, pieces");
+    if (status == BW_OK) {
+        *store = (bw_store){.grid = grid, .source = source, .spec = *bw_source_spec(source), .pending = NOBODY, .arrives = NOBODY, .lent = NOBODY};
+        status = open_local(store, config, folded, factors, n_folded);
+    }
+    BW_GO(bw_agree(grid, status));
+    BW_GO(open_shared(store, config));
+    *out = store;
+    return BW_OK;
+done:
+    bw_store_close(&store);
+    return status;
+}
+
+void bw_store_close(bw_store **out)
+{
+    bw_store *store = *out;
+    if (!store)
+        return;
+    if (store->pending != NOBODY) /* a guess that nobody asked for any more; its outcome matters to nobody either */
+        (void)bw_gather_finish(store->gather);
+    bw_gather_destroy(&store->gather);
+    bw_shared_free(store->grid, &store->slots);
+    bw_shared_free(store->grid, &store->tables);
+    for (int f = 0; f < store->n_folded; f++)
+        bw_dense_free(&store->dense[f]);
+    for (int i = 0; store->pieces && i < store->spec.n_layer * BW_TARGETS; i++)
+        bw_matrix_free(&store->pieces[i]);
+    bw_free(store->pieces);
+    bw_free(store->held);
+    bw_free(store->folded);
+    bw_free(store->factors);
+    bw_free(store->dense);
+    bw_free(store->places);
+    bw_free(store);
+    *out = NULL;
+}
+
+/* ---- lending ------------------------------------------------------------------------------------------------------ */
+/* Have `layer` in a slot: it may be there, or on its way, or a wrong guess must be waited out first. */
+static int fetch(bw_store *store, int layer)
+{
+    if (slot_of(store, layer) != NOBODY)
+        return BW_OK;
+    if (store->pending != NOBODY) {
+        BW_TRY(finish(store));
+        if (slot_of(store, layer) != NOBODY)
+            return BW_OK;
+    }
+    BW_TRY(start(store, layer, 0));
+    return finish(store);
+}
+
+static int prefetch(bw_store *store, int next, int busy)
+{
+    if (next < 0 || store->pending != NOBODY || slot_of(store, next) != NOBODY)
+        return BW_OK;
+    return start(store, next, 1 - busy);
+}
+
+int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out)
+{
+    BW_ASSERT(layer >= 0 && layer < store->spec.n_layer && next < store->spec.n_layer && store->lent == NOBODY);
+    if (store->streams) {
+        BW_TRY(fetch(store, layer));
+        BW_TRY(prefetch(store, next, slot_of(store, layer)));
+    }
+    const int slot = slot_of(store, layer);
+    for (int target = 0; target < BW_TARGETS; target++)
+        out->weight[target] = slot_weight(store, slot, target);
+    out->norm_attention = layer_norm(store, layer, 0);
+    out->norm_mlp = layer_norm(store, layer, 1);
+    store->lent = layer;
+    return BW_OK;
+}
+
+int bw_store_release(bw_store *store, int layer)
+{
+    BW_ASSERT(store->lent == layer);
+    store->lent = NOBODY;
+    /* Nobody of the node reads any more when the next acquire lets a layer arrive in this slot. */
+    return store->streams ? bw_node_sync(store->grid) : BW_OK;
+}
+
+bool bw_store_streams(const bw_store *store)
+{
+    return store->streams;
+}
+
+const float *bw_store_embedding(const bw_store *store)
+{
+    return store->embedding;
+}
+
+const float *bw_store_head(const bw_store *store)
+{
+    return store->head;
+}
+
+const float *bw_store_norm(const bw_store *store)
+{
+    return store->norm;
+}
+
+bw_matrix *bw_store_piece(bw_store *store, int layer, bw_target target)
+{
+    return &store->pieces[bw_target_at(layer, target)];
+}
+
+const bw_spec *bw_store_spec(const bw_store *store)
+{
+    return &store->spec;
+}
+
+const char *bw_store_describe(const bw_store *store)
+{
+    return store->describe;
+}
