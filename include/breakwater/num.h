@@ -38,7 +38,7 @@ void bw_embed(float *y, const float *table, const int32_t *tokens, int64_t T, in
 /* y = x with entries dropped at rate p and the rest scaled by 1/(1-p); row t draws from (seed, step, sample[t], position[t], stream).
  * stream tells layer and target apart: stream = layer * 8 + target. Applying it to a gradient is the same call. */
 void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p, int64_t T, int64_t C);
-void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and every OpenMP thread */
+void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and every OpenMP thread: after their number is set */
 
 /* ---- attention: packed, causal within each sequence, grouped heads ----------------------------------------------
  * q[T][n_head*head_dim] (row stride ldq), k, v [T][n_kv*head_dim] (ldk); offsets[n_seq+1] cut T into sequences.
