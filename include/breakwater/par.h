@@ -47,7 +47,7 @@ int bw_max_ints(const bw_grid *grid, int64_t *values, int count);
 int bw_min_max(const bw_grid *grid, double value, double *min, double *max);
 /* Rank 0 gets every rank's bytes, concatenated in rank order; offsets[size+1]. Elsewhere *all is NULL. bw_free *all. */
 int bw_collect(const bw_grid *grid, const void *mine, int64_t count, char **all, int64_t *offsets);
-bool bw_grid_stop_requested(void);   /* SIGUSR1 or SIGTERM arrived; a second SIGTERM leaves at once (128 + 15) */
+bool bw_grid_stop_requested(void);   /* SIGUSR1 or SIGTERM arrived; one more SIGTERM over a second later leaves at once (128 + 15). Local */
 void bw_grid_catch_signals(void);    /* first thing in main() */
 
 /* Memory shared by the ranks of a node, zeroed; collective on the node. */
@@ -100,11 +100,13 @@ int bw_reduce_create(bw_reduce **out, const bw_grid *grid, int tensors, const in
 void bw_reduce_destroy(bw_reduce **reduce);
 void bw_reduce_exponents(bw_reduce *reduce, int *exponents, bool set); /* get or set all: kept in the checkpoint */
 void bw_reduce_begin(bw_reduce *reduce);                                /* zero the sums */
-void bw_reduce_add(bw_reduce *reduce, int tensor, const float *gradient); /* round to nearest even; notes overflow, NaN, Inf */
+void bw_reduce_add(bw_reduce *reduce, int tensor, const float *gradient); /* one micro-batch; rounds to nearest even; notes overflow, NaN, Inf */
 int bw_reduce_launch(bw_reduce *reduce, int bucket);  /* non-blocking sum over world; each bucket once per step, same order everywhere */
 int bw_reduce_finish(bw_reduce *reduce);              /* wait for all buckets */
-bool bw_reduce_overflowed(const bw_reduce *reduce);   /* this rank saw one since begin; the trainer agrees on it */
-bool bw_reduce_nonfinite(const bw_reduce *reduce);    /* likewise for NaN and Inf */
+/* Since begin: before finish() what this rank saw, after it the same on every rank. For each tensor the largest magnitudes of all
+ * micro-batches must add up to less than 2^62 units, which no distribution over ranks can change. */
+bool bw_reduce_overflowed(const bw_reduce *reduce);
+bool bw_reduce_nonfinite(const bw_reduce *reduce);    /* this rank saw NaN or Inf since begin; the trainer agrees on it */
 const int64_t *bw_reduce_sum(const bw_reduce *reduce, int tensor);
 double bw_reduce_norm(const bw_reduce *reduce);       /* 2-norm of all tensors, fixed order; same bits on every rank */
 void bw_reduce_advance(bw_reduce *reduce);            /* next step's exponents from this step's exact maxima, headroom 2^20 */
@@ -115,8 +117,9 @@ int bw_blacs_open(bw_grid *grid);   /* called by bw_grid_create */
 void bw_blacs_close(bw_grid *grid);
 /* C = alpha * op(A) op(B) + beta * C */
 int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, const bw_matrix *a, const bw_matrix *b, double beta, bw_matrix *c);
-/* Orthonormal basis of the range of A (m x n, overwritten) by pivoted QR (p?geqpf): Q gets m x n columns of which the
- * first *rank count; a pivot below n * eps * largest is numerically zero and its direction is not in the range. */
+/* Orthonormal basis of the range of A (m x n) by pivoted QR (p?geqpf): Q gets m x n columns of which the first *rank count,
+ * and the others are zero, so that Q Q^T projects as it is. A pivot below n * eps * largest is numerically zero and its direction is not in
+ * the range; eps is that of fp32, because factors are stored in it and what lies below is their rounding. NaN or Inf: BW_DATA. */
 int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank);
 /* Copy between layouts, types alike (p?gemr2d). */
 int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to);
