@@ -3,6 +3,7 @@
  * "__metadata__": {"key": "text"}}, then the data, which the tensors fill without gap or overlap. */
 #include "io/convert.h"
 #include "io/tensors.h"
+#include "io/utf8.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +12,8 @@ static const char metadata_key[] = "__metadata__";
 static const int64_t max_header = 100000000; /* the format's own bound */
 
 /* ---- reading one file ----------------------------------------------------------------------------------------------*/
-static int read_dtype(bw_tensor *tensor, const bw_json *entry, const char *name, const char *path) {
+static int read_dtype(bw_tensor *tensor, const bw_json *entry, const char *name, const char *path)
+{
     const char *text = bw_json_text(bw_json_get(entry, "dtype"), NULL);
     for (int i = 0; text && i < BW_DTYPES; i++) {
         tensor->dtype = (bw_dtype)i;
@@ -24,7 +26,8 @@ static int read_dtype(bw_tensor *tensor, const bw_json *entry, const char *name,
                    text ? bw_show(text, strlen(text)).text : "missing", list);
 }
 
-static int read_shape(bw_tensor *tensor, const bw_json *entry, const char *name, const char *path) {
+static int read_shape(bw_tensor *tensor, const bw_json *entry, const char *name, const char *path)
+{
     const bw_json *shape = bw_json_get(entry, "shape");
     int64_t n_dims = bw_json_size(shape);
     bool good = bw_json_kind(shape) == BW_JSON_ARRAY && n_dims <= 4;
@@ -39,7 +42,8 @@ static int read_shape(bw_tensor *tensor, const bw_json *entry, const char *name,
     return bw_tensor_size(tensor, name, strlen(name), path);
 }
 
-static int read_offsets(bw_tensor *tensor, const bw_json *entry, const char *name, const uint8_t *data, int64_t size, const char *path) {
+static int read_offsets(bw_tensor *tensor, const bw_json *entry, const char *name, const uint8_t *data, int64_t size, const char *path)
+{
     const bw_json *offsets = bw_json_get(entry, "data_offsets");
     const bw_json *first = bw_json_at(offsets, 0), *last = bw_json_at(offsets, 1);
     if (bw_json_size(offsets) != 2 || bw_json_kind(first) != BW_JSON_INT || bw_json_kind(last) != BW_JSON_INT)
@@ -55,7 +59,8 @@ static int read_offsets(bw_tensor *tensor, const bw_json *entry, const char *nam
     return BW_OK;
 }
 
-static int read_tensor(bw_tensors *tensors, const char *name, const bw_json *entry, const uint8_t *data, int64_t size, const char *path) {
+static int read_tensor(bw_tensors *tensors, const char *name, const bw_json *entry, const uint8_t *data, int64_t size, const char *path)
+{
     bw_tensor tensor = {0};
     if (bw_json_kind(entry) != BW_JSON_OBJECT)
         return bw_fail(BW_DATA, "%s: the header's entry for tensor %s must be an object", path, bw_show(name, strlen(name)).text);
@@ -65,7 +70,8 @@ static int read_tensor(bw_tensors *tensors, const char *name, const bw_json *ent
     return bw_tensors_add(tensors, &tensor, name, strlen(name), path);
 }
 
-static bool has_meta(const bw_tensors *tensors, const char *key) {
+static bool has_meta(const bw_tensors *tensors, const char *key)
+{
     for (int64_t i = 0; i < tensors->meta_count; i++)
         if (strcmp(tensors->metas[i].key, key) == 0)
             return true;
@@ -73,7 +79,8 @@ static bool has_meta(const bw_tensors *tensors, const char *key) {
 }
 
 /* Shards repeat their metadata; the first one is kept. */
-static int read_metadata(bw_tensors *tensors, const bw_json *metadata, const char *path) {
+static int read_metadata(bw_tensors *tensors, const bw_json *metadata, const char *path)
+{
     if (bw_json_kind(metadata) != BW_JSON_OBJECT)
         return bw_fail(BW_DATA, "%s: %s must be an object of texts", path, metadata_key);
     void *at = NULL;
@@ -97,7 +104,8 @@ static int read_metadata(bw_tensors *tensors, const bw_json *metadata, const cha
     return BW_OK;
 }
 
-static int read_header(bw_tensors *tensors, const bw_json *header, const uint8_t *data, int64_t size, const char *path) {
+static int read_header(bw_tensors *tensors, const bw_json *header, const uint8_t *data, int64_t size, const char *path)
+{
     if (bw_json_kind(header) != BW_JSON_OBJECT)
         return bw_fail(BW_DATA, "%s: the header must be a JSON object: this is no safetensors file", path);
     const bw_json *metadata = bw_json_get(header, metadata_key);
@@ -115,7 +123,8 @@ static int read_header(bw_tensors *tensors, const bw_json *header, const uint8_t
 }
 
 /* Map `path` and append its tensors. */
-static int read_file(bw_tensors *tensors, const char *path) {
+static int read_file(bw_tensors *tensors, const char *path)
+{
     bw_map *map = &tensors->maps[tensors->map_count];
     BW_TRY(bw_map_open(map, path));
     tensors->map_count++;
@@ -142,7 +151,8 @@ done:
     return status;
 }
 
-int bw_safetensors_open(bw_tensors **out, const char *path) {
+int bw_safetensors_open(bw_tensors **out, const char *path)
+{
     *out = NULL;
     bw_tensors *tensors = NULL;
     int status = BW_OK;
@@ -156,7 +166,8 @@ done:
     return status;
 }
 
-const char *bw_safetensors_metadata(const bw_tensors *tensors, const char *key) {
+const char *bw_safetensors_metadata(const bw_tensors *tensors, const char *key)
+{
     const bw_meta *meta = bw_tensors_meta(tensors, key);
     return meta && meta->strings && !meta->is_array ? meta->strings[0].text : NULL;
 }
@@ -166,13 +177,15 @@ typedef struct placed {
     const char *name, *file;
 } placed; /* one entry of the weight map */
 
-static int by_file_then_name(const void *a, const void *b) {
+static int by_file_then_name(const void *a, const void *b)
+{
     const placed *x = a, *y = b;
     int order = strcmp(x->file, y->file);
     return order ? order : strcmp(x->name, y->name);
 }
 
-static int read_weight_map(const bw_json *index, placed **out, int64_t *count, const char *path) {
+static int read_weight_map(const bw_json *index, placed **out, int64_t *count, const char *path)
+{
     const bw_json *map = bw_json_get(index, "weight_map");
     if (bw_json_kind(map) != BW_JSON_OBJECT || bw_json_size(map) == 0)
         return bw_fail(BW_DATA, "%s: \"weight_map\" must be an object of tensor names and file names", path);
@@ -193,12 +206,14 @@ static int read_weight_map(const bw_json *index, placed **out, int64_t *count, c
     return BW_OK;
 }
 
-static int by_item_name(const void *a, const void *b) {
+static int by_item_name(const void *a, const void *b)
+{
     return strcmp((*(const bw_tensor *const *)a)->name, (*(const bw_tensor *const *)b)->name);
 }
 
 /* The tensors of a shard are exactly those that the map places there; both lists are sorted. */
-static int compare_shard(const placed *wanted, int64_t wanted_count, const bw_tensor *const *found, int64_t found_count, const char *path) {
+static int compare_shard(const placed *wanted, int64_t wanted_count, const bw_tensor *const *found, int64_t found_count, const char *path)
+{
     for (int64_t i = 0; i < wanted_count || i < found_count; i++) {
         int order = i >= wanted_count ? 1 : i >= found_count ? -1 : strcmp(wanted[i].name, found[i]->name);
         if (order < 0)
@@ -211,7 +226,8 @@ static int compare_shard(const placed *wanted, int64_t wanted_count, const bw_te
     return BW_OK;
 }
 
-static int read_shard(bw_tensors *tensors, const char *folder, const placed *wanted, int64_t count) {
+static int read_shard(bw_tensors *tensors, const char *folder, const placed *wanted, int64_t count)
+{
     const bw_tensor **found = NULL;
     bw_text path = {0};
     int64_t first = tensors->count;
@@ -229,7 +245,8 @@ done:
     return status;
 }
 
-static int read_shards(bw_tensors **out, const char *folder, const char *index_path) {
+static int read_shards(bw_tensors **out, const char *folder, const char *index_path)
+{
     bw_json *index = NULL;
     placed *map = NULL;
     int64_t count = 0, files = 1;
@@ -251,7 +268,8 @@ done:
     return status;
 }
 
-int bw_safetensors_open_model(bw_tensors **out, const char *folder) {
+int bw_safetensors_open_model(bw_tensors **out, const char *folder)
+{
     *out = NULL;
     bw_tensors *tensors = NULL;
     bw_text single = {0}, index = {0};
@@ -277,20 +295,25 @@ done:
 }
 
 /* ---- writing -------------------------------------------------------------------------------------------------------*/
-static int by_width_then_name(const void *a, const void *b) {
+static int by_width_then_name(const void *a, const void *b)
+{
     const bw_tensor_spec *x = *(bw_tensor_spec *const *)a, *y = *(bw_tensor_spec *const *)b;
     int wide = bw_dtype_get(y->dtype)->bytes - bw_dtype_get(x->dtype)->bytes;
     return wide ? wide : strcmp(x->name, y->name);
 }
 
-static int by_spec_name(const void *a, const void *b) {
+static int by_spec_name(const void *a, const void *b)
+{
     return strcmp((*(bw_tensor_spec *const *)a)->name, (*(bw_tensor_spec *const *)b)->name);
 }
 
-static int plan_metadata(bw_text *header, const char *const *metadata) {
+static int plan_metadata(bw_text *header, const char *const *metadata)
+{
     BW_TRY(bw_text_addf(header, "\"%s\":{", metadata_key));
     for (int i = 0; metadata[i]; i += 2) {
         BW_ASSERT(metadata[i + 1]);
+        for (int k = 0; k < i; k += 2)
+            BW_ASSERT(strcmp(metadata[k], metadata[i]) != 0);
         if (i)
             BW_TRY(bw_text_add(header, ",", 1));
         BW_TRY(bw_json_quote(header, metadata[i], strlen(metadata[i])));
@@ -301,7 +324,8 @@ static int plan_metadata(bw_text *header, const char *const *metadata) {
 }
 
 /* Append the entry of one tensor; spec->offset counts from the start of the data. */
-static int plan_tensor(bw_text *header, const bw_tensor_spec *spec, bool first) {
+static int plan_tensor(bw_text *header, const bw_tensor_spec *spec, bool first)
+{
     if (!first)
         BW_TRY(bw_text_add(header, ",", 1));
     BW_TRY(bw_json_quote(header, spec->name, strlen(spec->name)));
@@ -311,7 +335,8 @@ static int plan_tensor(bw_text *header, const bw_tensor_spec *spec, bool first) 
     return bw_text_addf(header, "],\"data_offsets\":[%lld,%lld]}", (long long)spec->offset, (long long)(spec->offset + spec->bytes));
 }
 
-static int plan_header(bw_tensor_spec **sorted, int count, const char *const *metadata, bw_text *header) {
+static int plan_header(bw_tensor_spec **sorted, int count, const char *const *metadata, bw_text *header)
+{
     bool has_metadata = metadata && metadata[0];
     BW_TRY(bw_text_add(header, "\0\0\0\0\0\0\0\0{", 9)); /* the length follows */
     if (has_metadata)
@@ -329,9 +354,12 @@ static int plan_header(bw_tensor_spec **sorted, int count, const char *const *me
     return BW_OK;
 }
 
-static int plan_sizes(bw_tensor_spec *spec) {
+/* A name that is no text would become another one in the file. */
+static int plan_sizes(bw_tensor_spec *spec)
+{
     BW_ASSERT(spec->name && strcmp(spec->name, metadata_key) != 0 && spec->n_dims >= 0 && spec->n_dims <= 4 &&
               bw_dtype_get(spec->dtype)->safetensors);
+    BW_ASSERT(bw_utf8_check((const uint8_t *)spec->name, strlen(spec->name)) == strlen(spec->name));
     bw_tensor tensor = {.dtype = spec->dtype, .n_dims = spec->n_dims};
     for (int i = 0; i < spec->n_dims; i++) {
         BW_ASSERT(spec->shape[i] >= 0);
@@ -342,7 +370,8 @@ static int plan_sizes(bw_tensor_spec *spec) {
     return BW_OK;
 }
 
-int bw_safetensors_plan(bw_tensor_spec *specs, int count, const char *const *metadata, bw_text *header, int64_t *file_bytes) {
+int bw_safetensors_plan(bw_tensor_spec *specs, int count, const char *const *metadata, bw_text *header, int64_t *file_bytes)
+{
     bw_tensor_spec **sorted;
     BW_TRY(BW_NEW(sorted, count, purpose));
     int status = BW_OK;
@@ -370,7 +399,8 @@ done:
     return status;
 }
 
-int bw_safetensors_write(const char *path, bw_tensor_spec *specs, int count, const char *const *metadata, unsigned mode) {
+int bw_safetensors_write(const char *path, bw_tensor_spec *specs, int count, const char *const *metadata, unsigned mode)
+{
     bw_text header = {0};
     uint8_t *file = NULL;
     int64_t bytes;

@@ -254,8 +254,8 @@ int bw_tensor_read(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t c
         return bw_fail(BW_DATA, "tensor %s has %d dimensions, and a matrix or a vector was expected", tensor->name, tensor->n_dims);
     int64_t height = tensor->n_dims == 2 ? tensor->shape[0] : 1, width = tensor->n_dims ? tensor->shape[tensor->n_dims - 1] : 1;
     if (row < 0 || rows < 0 || row > height - rows || col < 0 || cols < 0 || col > width - cols)
-        return bw_fail(BW_BUG, "tensor %s is %lld x %lld, and rows %lld..%lld, columns %lld..%lld were asked for", tensor->name, (long long)height,
-                       (long long)width, (long long)row, (long long)(row + rows), (long long)col, (long long)(col + cols));
+        return bw_fail(BW_BUG, "tensor %s is %lld x %lld, and %lld rows from %lld on, %lld columns from %lld on were asked for", tensor->name,
+                       (long long)height, (long long)width, (long long)rows, (long long)row, (long long)cols, (long long)col);
     int64_t stride = width / type->block * type->bytes;
     for (int64_t i = 0; i < rows; i++)
         read_row(type, tensor->data + (row + i) * stride, col, cols, out + i * ld);
