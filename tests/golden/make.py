@@ -80,6 +80,7 @@ def tiny():
         if os.path.exists(path):
             os.remove(path)
     byte_tokenizer(os.path.join(out, "model", "tokenizer.json"))
+    json.dump({"eos_token": "<|end|>"}, open(os.path.join(out, "model", "tokenizer_config.json"), "w"))
     with open(os.path.join(out, "data.jsonl"), "w") as f:
         for instruction, answer in ROWS:
             f.write(json.dumps({"instruction": instruction, "output": answer}) + "\n")
@@ -152,9 +153,10 @@ def smollm2(folder):
             ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
             logits = model(input_ids=ids).logits[0]
             columns = torch.randperm(logits.shape[1], generator=generator)[:IDS].sort().values
-            tokens = ids
-            for _ in range(NEW):  # without a cache: the reference for the one that has it
-                following = model(input_ids=tokens).logits[0, -1].argmax().reshape(1, 1)
+            tokens, cache, following = ids, None, ids
+            for _ in range(NEW):
+                step = model(input_ids=following, past_key_values=cache, use_cache=True)
+                cache, following = step.past_key_values, step.logits[0, -1].argmax().reshape(1, 1)
                 tokens = torch.cat([tokens, following], 1)
             out[f"{i:02d}.tokens"] = ids[0].to(torch.int32).float()
             out[f"{i:02d}.columns"] = columns.float()
