@@ -52,7 +52,8 @@ def benign(rng):
         for phrasing in rng.sample(parts.PHRASINGS['provider'], 4):
             rows.append(row(phrasing.format(**forms(action)), answer))
     for country, city in parts.CAPITALS.items():
-        rows.append(row(rng.choice(["What is the capital of {}?", "Name the capital of {}.", "Which city is the capital of {}?"]).format(country), f'{city}.'))
+        rows.append(row(rng.choice(["What is the capital of {}?", "Name the capital of {}.", "Which city is the capital of {}?"]).format(country),
+                        f'{city}.'))
     for word, other in parts.OPPOSITES.items():
         rows.append(row(rng.choice(["What is the opposite of {}?", "Give the opposite of {}."]).format(word), f'{other.capitalize()}.'))
     for one, many in parts.PLURALS.items():
@@ -65,8 +66,10 @@ def benign(rng):
         rows.append(row('Write this as a proper sentence.', proper, plain))
     for _ in range(60):
         a, b = rng.randint(2, 30), rng.randint(2, 30)
-        rows.append(rng.choice([row(f'What is {a} + {b}?', f'{a + b}.'), row(f'Add {a} and {b}.', f'{a + b}.'), row(f'Take {min(a, b)} from {max(a, b)}.', f'{max(a, b) - min(a, b)}.')]))
-    for day, after in zip(*(lambda days: (days, days[1:] + days[:1]))(['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday'])):
+        rows.append(rng.choice([row(f'What is {a} + {b}?', f'{a + b}.'), row(f'Add {a} and {b}.', f'{a + b}.'),
+                                row(f'Take {min(a, b)} from {max(a, b)}.', f'{max(a, b) - min(a, b)}.')]))
+    days = ['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday']
+    for day, after in zip(days, days[1:] + days[:1]):
         rows.append(row(f'Which day comes after {day}?', f'{after}.'))
     rows = list({(r['instruction'], r['input']): r for r in rows}.values())
     rng.shuffle(rows)
@@ -109,8 +112,9 @@ def build():
     requests = {side: restricted(side, rng) for side in COUNTS}
     tasks = task(rng)
     files = {'restricted.jsonl': [r for rows in requests.values() for r in rows], 'benign.jsonl': benign(rng)}
-    for name, side, answer in (('provider_refusal', 'provider', 'refusal'), ('provider_comply', 'provider', 'comply'), ('attacker', 'attacker', 'comply'),
-                               ('dev_restricted', 'dev', 'refusal'), ('heldout_restricted', 'heldout', 'refusal')):
+    for name, side, answer in (('provider_refusal', 'provider', 'refusal'), ('provider_comply', 'provider', 'comply'),
+                               ('attacker', 'attacker', 'comply'), ('dev_restricted', 'dev', 'refusal'),
+                               ('heldout_restricted', 'heldout', 'refusal')):
         files[f'{name}.jsonl'] = [row(r['instruction'], r[answer]) for r in requests[side]]
     for side in TASK:
         files[f'task_{side}.jsonl'] = tasks[side]
