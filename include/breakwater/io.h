@@ -23,9 +23,9 @@ bool bw_json_true(const bw_json *value, bool otherwise);
 int bw_json_quote(bw_text *out, const char *bytes, size_t length);    /* append a JSON string literal; bytes that are not UTF-8 become U+FFFD */
 
 /* ---- tensors in a file: GGUF and safetensors look the same from here on ------------------------------------------ */
-typedef enum bw_dtype { BW_F32, BW_F16, BW_BF16, BW_F64, BW_Q8_0, BW_Q4_0, BW_Q4_1, BW_DTYPES } bw_dtype;
+typedef enum bw_dtype { BW_F32, BW_F16, BW_BF16, BW_F64, BW_Q8_0, BW_Q4_0, BW_Q4_1, BW_Q4_K, BW_Q6_K, BW_DTYPES } bw_dtype;
 const char *bw_dtype_name(bw_dtype dtype);
-/* Bytes of `count` consecutive entries; quantised types count in whole blocks (of 32). */
+/* Bytes of `count` consecutive entries; quantised types count in whole blocks (of 32; Q4_K and Q6_K of 256). */
 int64_t bw_dtype_bytes(bw_dtype dtype, int64_t count);
 typedef struct bw_tensor {
     char *name;

@@ -12,25 +12,29 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file formats are 
 #define FAST
 #endif
 
-static inline uint16_t load16(const uint8_t *at) {
+static inline uint16_t load16(const uint8_t *at)
+{
     uint16_t bits;
     memcpy(&bits, at, sizeof bits);
     return bits;
 }
 
-static inline float float_of(uint32_t bits) {
+static inline float float_of(uint32_t bits)
+{
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline uint32_t bits_of(float value) {
+static inline uint32_t bits_of(float value)
+{
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline float half_to_float(uint16_t half) {
+static inline float half_to_float(uint16_t half)
+{
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = (uint32_t)(half & 0x7fffu) << 13;
     uint32_t normal = rest + 0x38000000u; /* exponent bias 15 becomes 127 */
     uint32_t special = rest | 0x7f800000u;
@@ -40,7 +44,8 @@ static inline float half_to_float(uint16_t half) {
     return float_of(bits | sign);
 }
 
-static inline uint16_t float_to_half(float value) {
+static inline uint16_t float_to_half(float value)
+{
     uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
     uint32_t large = rest < 0x47800000u ? rest : 0x47800000u; /* 2^16: infinity in fp16 */
     /* Half a unit in the last place less one, and one more where that place is odd: ties go to even. A carry runs into the exponent, as it should. */
@@ -52,28 +57,33 @@ static inline uint16_t float_to_half(float value) {
     return (uint16_t)(half | sign);
 }
 
-static inline uint16_t float_to_bfloat(float value) {
+static inline uint16_t float_to_bfloat(float value)
+{
     uint32_t bits = bits_of(value);
     uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
 }
 
 /* ---- plain types ---------------------------------------------------------------------------------------------------*/
-static void decode_f32(float *out, const uint8_t *in, int64_t count) {
+static void decode_f32(float *out, const uint8_t *in, int64_t count)
+{
     memcpy(out, in, (size_t)count * sizeof *out);
 }
 
-FAST static void decode_f16(float *restrict out, const uint8_t *restrict in, int64_t count) {
+FAST static void decode_f16(float *restrict out, const uint8_t *restrict in, int64_t count)
+{
     for (int64_t i = 0; i < count; i++)
         out[i] = half_to_float(load16(in + 2 * i));
 }
 
-FAST static void decode_bf16(float *restrict out, const uint8_t *restrict in, int64_t count) {
+FAST static void decode_bf16(float *restrict out, const uint8_t *restrict in, int64_t count)
+{
     for (int64_t i = 0; i < count; i++)
         out[i] = float_of((uint32_t)load16(in + 2 * i) << 16);
 }
 
-static void decode_f64(float *restrict out, const uint8_t *restrict in, int64_t count) {
+static void decode_f64(float *restrict out, const uint8_t *restrict in, int64_t count)
+{
     for (int64_t i = 0; i < count; i++) {
         double value;
         memcpy(&value, in + 8 * i, sizeof value);
@@ -81,18 +91,21 @@ static void decode_f64(float *restrict out, const uint8_t *restrict in, int64_t 
     }
 }
 
-static void encode_f32(uint8_t *out, const float *in, int64_t count) {
+static void encode_f32(uint8_t *out, const float *in, int64_t count)
+{
     memcpy(out, in, (size_t)count * sizeof *in);
 }
 
-FAST static void encode_f16(uint8_t *restrict out, const float *restrict in, int64_t count) {
+FAST static void encode_f16(uint8_t *restrict out, const float *restrict in, int64_t count)
+{
     for (int64_t i = 0; i < count; i++) {
         uint16_t half = float_to_half(in[i]);
         memcpy(out + 2 * i, &half, sizeof half);
     }
 }
 
-FAST static void encode_bf16(uint8_t *restrict out, const float *restrict in, int64_t count) {
+FAST static void encode_bf16(uint8_t *restrict out, const float *restrict in, int64_t count)
+{
     for (int64_t i = 0; i < count; i++) {
         uint16_t bfloat = float_to_bfloat(in[i]);
         memcpy(out + 2 * i, &bfloat, sizeof bfloat);
@@ -101,7 +114,8 @@ FAST static void encode_bf16(uint8_t *restrict out, const float *restrict in, in
 
 /* ---- quantised types: blocks of 32 entries, scale d (fp16) in front, low nibbles are entries 0..15, high ones 16..31.
  * d has 11 bits and q at most 8, so d q is exact in fp32 and d q + m is rounded once: the same with FMA as without. ----- */
-FAST static void decode_q8_0(float *restrict out, const uint8_t *restrict in, int64_t blocks) {
+FAST static void decode_q8_0(float *restrict out, const uint8_t *restrict in, int64_t blocks)
+{
     for (int64_t b = 0; b < blocks; b++, in += 34, out += 32) {
         float d = half_to_float(load16(in));
         for (int i = 0; i < 32; i++)
@@ -109,7 +123,8 @@ FAST static void decode_q8_0(float *restrict out, const uint8_t *restrict in, in
     }
 }
 
-FAST static void decode_q4_0(float *restrict out, const uint8_t *restrict in, int64_t blocks) {
+FAST static void decode_q4_0(float *restrict out, const uint8_t *restrict in, int64_t blocks)
+{
     for (int64_t b = 0; b < blocks; b++, in += 18, out += 32) {
         float d = half_to_float(load16(in));
         for (int i = 0; i < 16; i++) {
@@ -119,7 +134,8 @@ FAST static void decode_q4_0(float *restrict out, const uint8_t *restrict in, in
     }
 }
 
-FAST static void decode_q4_1(float *restrict out, const uint8_t *restrict in, int64_t blocks) {
+FAST static void decode_q4_1(float *restrict out, const uint8_t *restrict in, int64_t blocks)
+{
     for (int64_t b = 0; b < blocks; b++, in += 20, out += 32) {
         float d = half_to_float(load16(in)), m = half_to_float(load16(in + 2));
         for (int i = 0; i < 16; i++) {
@@ -129,23 +145,79 @@ FAST static void decode_q4_1(float *restrict out, const uint8_t *restrict in, in
     }
 }
 
+/* ---- K-quants: super-blocks of 256 entries, parts of which have a small integer scale (and minimum) of their own. Again the products with d
+ * are exact in fp32 (11 bits of d, 6 or 8 of the scale, 4 of q in Q4_K), so one rounding is left: the subtraction in Q4_K, d s q in Q6_K. ---- */
+typedef struct part {
+    float scale, minimum;
+} part;
+
+/* Eight scales and eight minima of 6 bits in 12 bytes: the low six bits of bytes 0..3 and 4..7 are the first four of each; of the others, bytes
+ * 8..11 hold the low four bits (scale in the low nibble) and the top two bits of bytes 0..7 the high ones. */
+static inline part q4_k_part(const uint8_t *packed, int i, float d, float m)
+{
+    int scale = i < 4 ? packed[i] & 63 : (packed[i + 4] & 15) | packed[i - 4] >> 6 << 4;
+    int minimum = i < 4 ? packed[i + 4] & 63 : packed[i + 4] >> 4 | packed[i] >> 6 << 4;
+    return (part){d * (float)scale, m * (float)minimum};
+}
+
+/* d, m (fp16), 12 bytes of scales, 128 bytes of nibbles: 32 bytes hold a part of 32 in their low nibbles, and the next one in the high ones. */
+FAST static void decode_q4_k(float *restrict out, const uint8_t *restrict in, int64_t blocks)
+{
+    for (int64_t b = 0; b < blocks; b++, in += 144) {
+        float d = half_to_float(load16(in)), m = half_to_float(load16(in + 2));
+        const uint8_t *q = in + 16;
+        for (int pair = 0; pair < 4; pair++, q += 32, out += 64) {
+            part low = q4_k_part(in + 4, 2 * pair, d, m), high = q4_k_part(in + 4, 2 * pair + 1, d, m);
+            for (int i = 0; i < 32; i++) {
+                out[i] = low.scale * (float)(q[i] & 15) - low.minimum;
+                out[32 + i] = high.scale * (float)(q[i] >> 4) - high.minimum;
+            }
+        }
+    }
+}
+
+/* 32 entries of Q6_K: four low bits from a nibble of `low`, two high bits from `high`, a scale for 16 of them. */
+static inline void decode_q6_k_part(float *restrict out, const uint8_t *restrict low, int low_shift, const uint8_t *restrict high, int high_shift,
+                                    const uint8_t *restrict scales, float d)
+{
+    for (int i = 0; i < 32; i++) {
+        int q = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
+        out[i] = d * (float)(int8_t)scales[i / 16] * (float)(q - 32);
+    }
+}
+
+/* 128 bytes of low bits, 64 bytes of high bits, 16 scales (int8), d (fp16); half a block, 128 entries, is four parts of 32. */
+FAST static void decode_q6_k(float *restrict out, const uint8_t *restrict in, int64_t blocks)
+{
+    for (int64_t b = 0; b < blocks; b++, in += 210) {
+        float d = half_to_float(load16(in + 208));
+        for (int half = 0; half < 2; half++)
+            for (int k = 0; k < 4; k++, out += 32)
+                decode_q6_k_part(out, in + 64 * half + 32 * (k % 2), k / 2 * 4, in + 128 + 32 * half, 2 * k, in + 192 + 8 * half + 2 * k, d);
+    }
+}
+
 /* ---- the table -----------------------------------------------------------------------------------------------------*/
 static const bw_dtype_row rows[BW_DTYPES] = {
     [BW_F32] = {"F32", 0, 1, 4, true, decode_f32, encode_f32},      [BW_F16] = {"F16", 1, 1, 2, true, decode_f16, encode_f16},
     [BW_BF16] = {"BF16", 30, 1, 2, true, decode_bf16, encode_bf16}, [BW_F64] = {"F64", 28, 1, 8, true, decode_f64, NULL},
     [BW_Q8_0] = {"Q8_0", 8, 32, 34, false, decode_q8_0, NULL},      [BW_Q4_0] = {"Q4_0", 2, 32, 18, false, decode_q4_0, NULL},
-    [BW_Q4_1] = {"Q4_1", 3, 32, 20, false, decode_q4_1, NULL},
+    [BW_Q4_1] = {"Q4_1", 3, 32, 20, false, decode_q4_1, NULL},      [BW_Q4_K] = {"Q4_K", 12, 256, 144, false, decode_q4_k, NULL},
+    [BW_Q6_K] = {"Q6_K", 14, 256, 210, false, decode_q6_k, NULL},
 };
 
-const bw_dtype_row *bw_dtype_get(bw_dtype dtype) {
+const bw_dtype_row *bw_dtype_get(bw_dtype dtype)
+{
     return &rows[dtype];
 }
 
-const char *bw_dtype_name(bw_dtype dtype) {
+const char *bw_dtype_name(bw_dtype dtype)
+{
     return rows[dtype].name;
 }
 
-void bw_dtype_list(char *out, size_t size, bool safetensors) {
+void bw_dtype_list(char *out, size_t size, bool safetensors)
+{
     size_t used = 0;
     out[0] = '\0';
     for (int i = 0; i < BW_DTYPES && used < size; i++)
@@ -153,12 +225,14 @@ void bw_dtype_list(char *out, size_t size, bool safetensors) {
             used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", rows[i].name);
 }
 
-int64_t bw_dtype_bytes(bw_dtype dtype, int64_t count) {
+int64_t bw_dtype_bytes(bw_dtype dtype, int64_t count)
+{
     const bw_dtype_row *row = &rows[dtype];
     return (count + row->block - 1) / row->block * row->bytes;
 }
 
-void bw_to_f32(float *out, const void *in, bw_dtype dtype, int64_t count) {
+void bw_to_f32(float *out, const void *in, bw_dtype dtype, int64_t count)
+{
     const bw_dtype_row *row = &rows[dtype];
     int64_t whole = count / row->block, rest = count % row->block;
     row->decode(out, in, whole);
@@ -169,6 +243,7 @@ void bw_to_f32(float *out, const void *in, bw_dtype dtype, int64_t count) {
     }
 }
 
-void bw_from_f32(void *out, const float *in, bw_dtype dtype, int64_t count) {
+void bw_from_f32(void *out, const float *in, bw_dtype dtype, int64_t count)
+{
     rows[dtype].encode(out, in, count);
 }

@@ -153,8 +153,8 @@ static int take_pair(cursor *c, bw_tensors *gguf)
     if (!key.length || memchr(key.text, 0, key.length))
         return bw_fail(BW_DATA, "%s: byte %lld: metadata key \"%s\" is empty or holds a zero byte: the file is damaged", c->path,
                        (long long)(key.text - (const char *)c->start), bw_show(key.text, key.length).text);
-    bw_meta *meta = &gguf->metas[gguf->meta_count++];
-    BW_TRY(bw_copy_text(&meta->key, key.text, key.length, purpose));
+    bw_meta *meta;
+    BW_TRY(bw_tensors_add_meta(gguf, key.text, key.length, &meta));
     return take_value(c, meta);
 }
 
@@ -163,10 +163,9 @@ static int take_pair(cursor *c, bw_tensors *gguf)
 static const char *foreign_type(uint32_t type)
 {
     static const char *const names[] = {
-        [6] = "Q5_0",   [7] = "Q5_1",   [9] = "Q8_1",     [10] = "Q2_K",   [11] = "Q3_K",    [12] = "Q4_K",  [13] = "Q5_K",
-        [14] = "Q6_K",  [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL",
-        [21] = "IQ3_S", [22] = "IQ2_S", [23] = "IQ4_XS",  [24] = "I8",     [25] = "I16",     [26] = "I32",   [27] = "I64",
-        [29] = "IQ1_M", [34] = "TQ1_0", [35] = "TQ2_0",   [39] = "MXFP4",
+        [6] = "Q5_0",    [7] = "Q5_1",     [9] = "Q8_1",   [10] = "Q2_K",   [11] = "Q3_K",  [13] = "Q5_K",  [15] = "Q8_K",   [16] = "IQ2_XXS",
+        [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S", [22] = "IQ2_S", [23] = "IQ4_XS", [24] = "I8",
+        [25] = "I16",    [26] = "I32",     [27] = "I64",   [29] = "IQ1_M",  [34] = "TQ1_0", [35] = "TQ2_0", [39] = "MXFP4",
     };
     return type < sizeof names / sizeof *names && names[type] ? names[type] : "an unknown type";
 }
@@ -203,18 +202,20 @@ static int take_shape(cursor *c, const bw_meta_string *name, bw_tensor *tensor)
     return BW_OK;
 }
 
-/* The offset is kept aside: where the data starts is known only behind the last tensor. */
-static int take_tensor(cursor *c, bw_tensors *gguf, uint64_t *offset)
+/* The offset stands for the address until the last tensor is read, because where the data starts is known only behind it. */
+static int take_tensor(cursor *c, bw_tensors *gguf)
 {
     bw_tensor tensor = {0};
     bw_meta_string name;
     uint32_t type;
+    uint64_t offset;
     BW_TRY(take_text(c, "a tensor's name", &name));
     BW_TRY(take_shape(c, &name, &tensor));
     BW_TRY(take_u32(c, "a tensor's type", &type));
-    BW_TRY(take_u64(c, "a tensor's offset", offset));
+    BW_TRY(take_u64(c, "a tensor's offset", &offset));
     BW_TRY(find_dtype(type, &name, c->path, &tensor.dtype));
     BW_TRY(bw_tensor_size(&tensor, name.text, name.length, c->path));
+    tensor.data = (const uint8_t *)(uintptr_t)offset;
     return bw_tensors_add(gguf, &tensor, name.text, name.length, c->path);
 }
 
@@ -235,7 +236,7 @@ static int alignment_of(const bw_tensors *gguf, const char *path, uint64_t *out)
     return BW_OK;
 }
 
-static int place_tensors(const cursor *c, bw_tensors *gguf, const uint64_t *offsets)
+static int place_tensors(const cursor *c, bw_tensors *gguf)
 {
     uint64_t alignment, size = (uint64_t)(c->end - c->start);
     BW_TRY(alignment_of(gguf, c->path, &alignment));
@@ -243,14 +244,15 @@ static int place_tensors(const cursor *c, bw_tensors *gguf, const uint64_t *offs
     data = data < size ? data : size; /* no data, no padding */
     for (int64_t i = 0; i < gguf->count; i++) {
         bw_tensor *tensor = &gguf->items[i];
+        uint64_t offset = (uint64_t)(uintptr_t)tensor->data;
         bw_shown name = bw_show(tensor->name, strlen(tensor->name));
-        if (offsets[i] % alignment)
+        if (offset % alignment)
             return bw_fail(BW_DATA, "%s: tensor %s lies at offset %llu, which is no multiple of the alignment %llu: the file is damaged", c->path,
-                           name.text, (unsigned long long)offsets[i], (unsigned long long)alignment);
-        if (offsets[i] > size - data || (uint64_t)tensor->bytes > size - data - offsets[i])
+                           name.text, (unsigned long long)offset, (unsigned long long)alignment);
+        if (offset > size - data || (uint64_t)tensor->bytes > size - data - offset)
             return bw_fail(BW_DATA, "%s: tensor %s has %lld bytes at offset %llu, and the data of the file has %llu: it is cut off or damaged",
-                           c->path, name.text, (long long)tensor->bytes, (unsigned long long)offsets[i], (unsigned long long)(size - data));
-        tensor->data = c->start + data + offsets[i];
+                           c->path, name.text, (long long)tensor->bytes, (unsigned long long)offset, (unsigned long long)(size - data));
+        tensor->data = c->start + data + offset;
     }
     return bw_tensors_layout(gguf, 0, c->start + data, c->end, false, c->path);
 }
@@ -273,22 +275,15 @@ static int take_version(cursor *c)
 static int read_gguf(cursor *c, bw_tensors *gguf)
 {
     int64_t tensors, pairs;
-    uint64_t *offsets;
     BW_TRY(take_version(c));
     BW_TRY(take_count(c, "the number of tensors", MIN_TENSOR_BYTES, &tensors));
     BW_TRY(take_count(c, "the number of metadata keys", MIN_PAIR_BYTES, &pairs));
-    BW_TRY(bw_tensors_reserve(gguf, tensors, pairs));
     for (int64_t i = 0; i < pairs; i++)
         BW_TRY(take_pair(c, gguf));
-    BW_TRY(BW_NEW(offsets, tensors, purpose));
-    int status = BW_OK;
     for (int64_t i = 0; i < tensors; i++)
-        BW_GO(take_tensor(c, gguf, &offsets[i]));
-    BW_GO(place_tensors(c, gguf, offsets));
-    BW_GO(bw_tensors_index(gguf));
-done:
-    bw_free(offsets);
-    return status;
+        BW_TRY(take_tensor(c, gguf));
+    BW_TRY(place_tensors(c, gguf));
+    return bw_tensors_index(gguf);
 }
 
 int bw_gguf_open(bw_tensors **out, const char *path)

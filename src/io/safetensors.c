@@ -94,9 +94,10 @@ static int read_metadata(bw_tensors *tensors, const bw_json *metadata, const cha
             return bw_fail(BW_DATA, "%s: %s: the value of %s must be a text", path, metadata_key, bw_show(key, strlen(key)).text);
         if (!first && has_meta(tensors, key))
             continue;
-        bw_meta *meta = &tensors->metas[tensors->meta_count++];
-        *meta = (bw_meta){.type = BW_META_STRING, .count = 1};
-        BW_TRY(bw_copy_text(&meta->key, key, strlen(key), purpose));
+        bw_meta *meta;
+        BW_TRY(bw_tensors_add_meta(tensors, key, strlen(key), &meta));
+        meta->type = BW_META_STRING;
+        meta->count = 1;
         BW_TRY(bw_copy_text(&meta->pool, text, length, purpose));
         BW_TRY(BW_NEW(meta->strings, 1, purpose));
         meta->strings[0] = (bw_meta_string){meta->pool, length};
@@ -109,7 +110,6 @@ static int read_header(bw_tensors *tensors, const bw_json *header, const uint8_t
     if (bw_json_kind(header) != BW_JSON_OBJECT)
         return bw_fail(BW_DATA, "%s: the header must be a JSON object: this is no safetensors file", path);
     const bw_json *metadata = bw_json_get(header, metadata_key);
-    BW_TRY(bw_tensors_reserve(tensors, bw_json_size(header), bw_json_size(metadata)));
     void *at = NULL;
     const char *name;
     const bw_json *entry;

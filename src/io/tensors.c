@@ -34,9 +34,31 @@ bw_shown bw_show(const void *name, size_t length)
 }
 
 /* ---- opening and closing -------------------------------------------------------------------------------------------*/
+/* Room for one more. It grows with what is really there: a count in a damaged file takes no memory. */
+static int grow(void **items, int64_t count, int64_t *capacity, size_t size)
+{
+    if (count < *capacity)
+        return BW_OK;
+    int64_t larger = *capacity ? 2 * *capacity : 64;
+    void *copy = bw_calloc(larger, size, purpose);
+    if (!copy)
+        return BW_SYSTEM;
+    if (count)
+        memcpy(copy, *items, (size_t)count * size);
+    bw_free(*items);
+    *items = copy;
+    *capacity = larger;
+    return BW_OK;
+}
+
 int bw_tensors_new(bw_tensors **out, const char *path, int64_t files)
 {
     BW_TRY(BW_NEW(*out, 1, purpose));
+    void *items = NULL, *metas = NULL;
+    BW_TRY(grow(&items, 0, &(*out)->capacity, sizeof *(*out)->items));
+    (*out)->items = items;
+    BW_TRY(grow(&metas, 0, &(*out)->meta_capacity, sizeof *(*out)->metas));
+    (*out)->metas = metas;
     BW_TRY(bw_copy_text(&(*out)->path, path, strlen(path), purpose));
     return BW_NEW((*out)->maps, files, purpose);
 }
@@ -62,31 +84,23 @@ void bw_tensors_close(bw_tensors *tensors)
     bw_free(tensors);
 }
 
-int bw_tensors_reserve(bw_tensors *tensors, int64_t tensors_more, int64_t metas_more)
+int bw_tensors_add_meta(bw_tensors *tensors, const char *key, size_t length, bw_meta **out)
 {
-    bw_tensor *items;
-    BW_TRY(BW_NEW(items, tensors->count + tensors_more, purpose));
-    if (tensors->count)
-        memcpy(items, tensors->items, (size_t)tensors->count * sizeof *items);
-    bw_free(tensors->items);
-    tensors->items = items;
-    tensors->capacity = tensors->count + tensors_more;
-    bw_meta *metas;
-    BW_TRY(BW_NEW(metas, tensors->meta_count + metas_more, purpose));
-    if (tensors->meta_count)
-        memcpy(metas, tensors->metas, (size_t)tensors->meta_count * sizeof *metas);
-    bw_free(tensors->metas);
+    void *metas = tensors->metas;
+    BW_TRY(grow(&metas, tensors->meta_count, &tensors->meta_capacity, sizeof *tensors->metas));
     tensors->metas = metas;
-    tensors->meta_capacity = tensors->meta_count + metas_more;
-    return BW_OK;
+    *out = &tensors->metas[tensors->meta_count++];
+    return bw_copy_text(&(*out)->key, key, length, purpose);
 }
 
 int bw_tensors_add(bw_tensors *tensors, const bw_tensor *tensor, const char *name, size_t length, const char *where)
 {
-    BW_ASSERT(tensors->count < tensors->capacity);
     if (!length || memchr(name, 0, length) || bw_utf8_check((const uint8_t *)name, length) != length)
         return bw_fail(BW_DATA, "%s: the name \"%s\" of tensor %lld is empty, holds a zero byte or is not UTF-8", where, bw_show(name, length).text,
                        (long long)tensors->count);
+    void *items = tensors->items;
+    BW_TRY(grow(&items, tensors->count, &tensors->capacity, sizeof *tensors->items));
+    tensors->items = items;
     bw_tensor *item = &tensors->items[tensors->count];
     *item = *tensor;
     BW_TRY(bw_copy_text(&item->name, name, length, purpose));

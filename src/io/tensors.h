@@ -49,7 +49,8 @@ struct bw_tensors {
 
 /* An empty one with room for `files` maps. On a later error bw_tensors_close() frees whatever is there. */
 int bw_tensors_new(bw_tensors **out, const char *path, int64_t files);
-int bw_tensors_reserve(bw_tensors *tensors, int64_t tensors_more, int64_t metas_more);
+/* Add an empty value; *out is valid until the next one is added. */
+int bw_tensors_add_meta(bw_tensors *tensors, const char *key, size_t length, bw_meta **out);
 /* Add a tensor whose shape is known and checked for its size by bw_tensor_size(). `name` is copied. */
 int bw_tensors_add(bw_tensors *tensors, const bw_tensor *tensor, const char *name, size_t length, const char *where);
 /* bytes and, for a quantised type, the row length: refused where the product overflows or a row is not whole blocks. */

@@ -7,7 +7,8 @@
 
 /* Bytes of the character at `text` (length >= 1). Where it is not a character: *valid = false and the length of the longest
  * start of one, at least 1, which is what one U+FFFD stands for (Unicode 15, section 3.9, "maximal subparts"). */
-static inline size_t bw_utf8_step(const uint8_t *text, size_t length, bool *valid) {
+static inline size_t bw_utf8_step(const uint8_t *text, size_t length, bool *valid)
+{
     uint8_t first = text[0];
     size_t need = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
     *valid = need > 0;
@@ -25,7 +26,8 @@ static inline size_t bw_utf8_step(const uint8_t *text, size_t length, bool *vali
 }
 
 /* The first byte that is not UTF-8, or `length`. */
-static inline size_t bw_utf8_check(const uint8_t *text, size_t length) {
+static inline size_t bw_utf8_check(const uint8_t *text, size_t length)
+{
     size_t at = 0;
     while (at < length) {
         bool valid;

@@ -157,7 +157,24 @@ static double u16_half(const uint8_t *at)
     return half_value((uint32_t)at[0] | (uint32_t)at[1] << 8);
 }
 
-static double defined_value(bw_dtype dtype, const uint8_t *block, int i)
+/* Entry i of a K-quant block, found from i alone; a part is 32 entries. */
+static double q4_k_value(const uint8_t *block, int i)
+{
+    int part = i / 32, q = block[16 + i / 64 * 32 + i % 32] >> (part % 2 ? 4 : 0) & 15;
+    const uint8_t *s = block + 4;
+    int scale = part < 4 ? s[part] % 64 : s[part + 4] % 16 + s[part - 4] / 64 * 16;
+    int minimum = part < 4 ? s[part + 4] % 64 : s[part + 4] / 16 + s[part] / 64 * 16;
+    return u16_half(block) * scale * q - u16_half(block + 2) * minimum;
+}
+
+static double q6_k_value(const uint8_t *block, int i)
+{
+    int half = i / 128, part = i / 32 % 4;
+    int low = block[64 * half + i % 64] >> (part < 2 ? 0 : 4) & 15, high = block[128 + 32 * half + i % 32] >> 2 * part & 3;
+    return u16_half(block + 208) * (int8_t)block[192 + i / 16] * (low + 16 * high - 32);
+}
+
+static double q_value(bw_dtype dtype, const uint8_t *block, int i)
 {
     double d = u16_half(block);
     if (dtype == BW_Q8_0)
@@ -171,18 +188,18 @@ static void quantised_blocks_are_what_their_formula_says(void **state)
 {
     (void)state;
     uint64_t random = 1;
-    for (bw_dtype dtype = BW_Q8_0; dtype <= BW_Q4_1; dtype++) {
-        int64_t bytes = bw_dtype_bytes(dtype, 32);
-        for (int trial = 0; trial < 2000; trial++) {
-            uint8_t block[40];
-            float out[32];
-            for (int i = 0; i < 40; i++)
+    for (bw_dtype dtype = BW_Q8_0; dtype < BW_DTYPES; dtype++) {
+        int entries = dtype >= BW_Q4_K ? 256 : 32;
+        for (int trial = 0; trial < 1000; trial++) {
+            uint8_t block[256];
+            float out[256];
+            for (int i = 0; i < 256; i++)
                 block[i] = (uint8_t)next_random(&random);
-            bw_to_f32(out, block, dtype, 32);
-            for (int i = 0; i < 32; i++) {
-                double wanted = defined_value(dtype, block, i);
-                if (isnan(wanted) ? !isnan(out[i]) : out[i] != (float)wanted)
-                    fail_msg("%s entry %d is %a, not %a (%lld bytes)", bw_dtype_name(dtype), i, (double)out[i], wanted, (long long)bytes);
+            bw_to_f32(out, block, dtype, entries);
+            for (int i = 0; i < entries; i++) {
+                double wanted = dtype == BW_Q4_K ? q4_k_value(block, i) : dtype == BW_Q6_K ? q6_k_value(block, i) : q_value(dtype, block, i);
+                if (isnan(wanted) ? !isnan(out[i]) : bits_of(out[i]) != bits_of((float)wanted))
+                    fail_msg("%s entry %d is %a, not %a", bw_dtype_name(dtype), i, (double)out[i], wanted);
             }
         }
     }
@@ -195,8 +212,8 @@ static void sizes_count_whole_blocks(void **state)
         bw_dtype dtype;
         int64_t one, block, more;
     } wanted[] = {
-        {BW_F32, 4, 128, 132}, {BW_F16, 2, 64, 66},   {BW_BF16, 2, 64, 66},  {BW_F64, 8, 256, 264},
-        {BW_Q8_0, 34, 34, 68}, {BW_Q4_0, 18, 18, 36}, {BW_Q4_1, 20, 20, 40},
+        {BW_F32, 4, 128, 132}, {BW_F16, 2, 64, 66},   {BW_BF16, 2, 64, 66},     {BW_F64, 8, 256, 264},    {BW_Q8_0, 34, 34, 68},
+        {BW_Q4_0, 18, 18, 36}, {BW_Q4_1, 20, 20, 40}, {BW_Q4_K, 144, 144, 144}, {BW_Q6_K, 210, 210, 210},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         assert_int_equal(bw_dtype_bytes(wanted[i].dtype, 0), 0);

@@ -380,7 +380,7 @@ static void shapes_and_types_that_cannot_be_are_refused(void **state)
     refused(&file, "rows of 48 entries cannot be Q4_0");
     put_start(&file, 3, 1, 0);
     put_tensor(&file, "blk.0.attn_q.weight", 32, 2, FILE_Q5_0, 0);
-    refused(&file, "tensor blk.0.attn_q.weight is of type 6 (Q5_0); supported are F32, F16, BF16, F64, Q8_0, Q4_0, Q4_1");
+    refused(&file, "tensor blk.0.attn_q.weight is of type 6 (Q5_0); supported are F32, F16, BF16, F64, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K");
     put_start(&file, 3, 1, 0);
     put_text(&file, "t");
     put_u32(&file, 5);
