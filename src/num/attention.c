@@ -10,7 +10,7 @@
 #include "num/tile.h"
 #include <math.h>
 
-enum { QUERIES = 32, KEYS = 64, MAX_HEAD = BW_MAX_HEAD_DIM };
+enum { QUERIES = 16, KEYS = 64, MAX_HEAD = BW_MAX_HEAD_DIM };
 
 /* The block of queries in hand: `count` rows of one head; row i may see keys first_key .. first_query + i of its
  * sequence, less what lies before its window. */

@@ -6,21 +6,14 @@
 #include <immintrin.h>
 #endif
 
-#define LANES 4
-#define ROWS  6
+#define LANES                     4
+#define ROWS                      6
 #define TARGET
 #define NAME(x)                   plain_##x
-#define SPREAD(x)                 (x)
+#define SPREAD(x)                 ((plain_vector){(x), (x), (x), (x)})
 #define MULTIPLY_ADD(a, b, c)     ((a) * (b) + (c))
 #define MULTIPLY_ADD_ONE(a, b, c) ((a) * (b) + (c))
 #include "num/tile_body.h"
-#undef LANES
-#undef ROWS
-#undef TARGET
-#undef NAME
-#undef SPREAD
-#undef MULTIPLY_ADD
-#undef MULTIPLY_ADD_ONE
 
 #if defined(__x86_64__)
 #define LANES                     8
@@ -31,13 +24,6 @@
 #define MULTIPLY_ADD(a, b, c)     _mm256_fmadd_ps(a, b, c)
 #define MULTIPLY_ADD_ONE(a, b, c) __builtin_fmaf(a, b, c)
 #include "num/tile_body.h"
-#undef LANES
-#undef ROWS
-#undef TARGET
-#undef NAME
-#undef SPREAD
-#undef MULTIPLY_ADD
-#undef MULTIPLY_ADD_ONE
 
 #define LANES                     16
 #define ROWS                      12
@@ -47,13 +33,6 @@
 #define MULTIPLY_ADD(a, b, c)     _mm512_fmadd_ps(a, b, c)
 #define MULTIPLY_ADD_ONE(a, b, c) __builtin_fmaf(a, b, c)
 #include "num/tile_body.h"
-#undef LANES
-#undef ROWS
-#undef TARGET
-#undef NAME
-#undef SPREAD
-#undef MULTIPLY_ADD
-#undef MULTIPLY_ADD_ONE
 #endif
 
 void bw_tile(const bw_tile_call *call)
