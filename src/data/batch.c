@@ -13,7 +13,8 @@ typedef struct draws { /* 64-bit draws in a row under one key */
     uint32_t words[4];
 } draws;
 
-static uint64_t draw(draws *stream) {
+static uint64_t draw(draws *stream)
+{
     if (stream->left == 0) {
         bw_rng(&stream->key, stream->position++, stream->words);
         stream->left = 4;
@@ -23,7 +24,8 @@ static uint64_t draw(draws *stream) {
 }
 
 /* Uniform in [0, bound) without bias: draws beyond the last whole multiple of `bound` are thrown away. */
-static uint64_t draw_below(draws *stream, uint64_t bound) {
+static uint64_t draw_below(draws *stream, uint64_t bound)
+{
     uint64_t excess = (UINT64_MAX - bound + 1) % bound; /* 2^64 mod bound */
     uint64_t value = draw(stream);
     while (value < excess)
@@ -32,7 +34,8 @@ static uint64_t draw_below(draws *stream, uint64_t bound) {
 }
 
 /* The first `count` places of the epoch's permutation (Fisher-Yates from the front: later places never touch them). */
-static void epoch_order(const bw_plan *plan, int64_t epoch, int64_t count, int64_t *order) {
+static void epoch_order(const bw_plan *plan, int64_t epoch, int64_t count, int64_t *order)
+{
     draws stream = {.key = {.seed = plan->seed, .purpose = BW_PURPOSE_SHUFFLE, .step = (uint32_t)epoch}};
     for (int64_t i = 0; i < plan->samples; i++)
         order[i] = i;
@@ -44,18 +47,21 @@ static void epoch_order(const bw_plan *plan, int64_t epoch, int64_t count, int64
     }
 }
 
-int64_t bw_plan_steps_per_epoch(const bw_plan *plan) {
+int64_t bw_plan_steps_per_epoch(const bw_plan *plan)
+{
     return plan->samples < 1 || plan->batch < 1 ? 0 : (plan->samples - 1) / plan->batch + 1;
 }
 
 /* Samples [*first, *first + result) of the epoch's permutation belong to that step of the epoch. */
-static int64_t step_share(const bw_plan *plan, int64_t step_of_epoch, int64_t *first) {
+static int64_t step_share(const bw_plan *plan, int64_t step_of_epoch, int64_t *first)
+{
     *first = step_of_epoch * plan->batch;
     int64_t rest = plan->samples - *first;
     return rest < plan->batch ? rest : plan->batch;
 }
 
-int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples) {
+int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples)
+{
     int64_t steps = bw_plan_steps_per_epoch(plan), first = 0;
     if (steps == 0)
         return 0;
@@ -74,7 +80,8 @@ typedef struct weighed {
     int64_t length, place;
 } weighed;
 
-static int longest_first(const void *a, const void *b) {
+static int longest_first(const void *a, const void *b)
+{
     const weighed *left = a, *right = b;
     if (left->length != right->length)
         return left->length > right->length ? -1 : 1;
@@ -86,18 +93,21 @@ typedef struct cutter { /* work space of one cut, made once for many */
     int64_t *loads; /* tokens by group */
 } cutter;
 
-static int cutter_create(cutter *work, int64_t samples, int64_t groups) {
+static int cutter_create(cutter *work, int64_t samples, int64_t groups)
+{
     *work = (cutter){0};
     BW_TRY(BW_NEW(work->sorted, samples, "data order"));
     return BW_NEW(work->loads, groups, "data order");
 }
 
-static void cutter_free(cutter *work) {
+static void cutter_free(cutter *work)
+{
     bw_free(work->sorted);
     bw_free(work->loads);
 }
 
-static int64_t lightest(const int64_t *loads, int64_t count) {
+static int64_t lightest(const int64_t *loads, int64_t count)
+{
     int64_t best = 0;
     for (int64_t i = 1; i < count; i++)
         if (loads[i] < loads[best])
@@ -106,7 +116,8 @@ static int64_t lightest(const int64_t *loads, int64_t count) {
 }
 
 /* `group` may be NULL. Returns the tokens of the heaviest group. */
-static int64_t cut(cutter *work, const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group) {
+static int64_t cut(cutter *work, const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group)
+{
     int64_t heaviest = 0;
     for (int64_t i = 0; i < count; i++)
         work->sorted[i] = (weighed){dataset->samples[samples[i]].length, i};
@@ -122,7 +133,8 @@ static int64_t cut(cutter *work, const bw_plan *plan, const bw_dataset *dataset,
     return heaviest;
 }
 
-int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group) {
+int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group)
+{
     BW_ASSERT(plan->micro_batches > 0 && plan->micro_batches <= INT32_MAX);
     cutter work;
     int status = cutter_create(&work, count, plan->micro_batches);
@@ -132,7 +144,8 @@ int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *s
     return status;
 }
 
-int64_t bw_plan_max_tokens(const bw_plan *plan, const bw_dataset *dataset, int64_t first, int64_t last) {
+int64_t bw_plan_max_tokens(const bw_plan *plan, const bw_dataset *dataset, int64_t first, int64_t last)
+{
     int64_t steps = bw_plan_steps_per_epoch(plan), most = 0, held_epoch = -1;
     if (steps == 0 || first >= last || plan->micro_batches < 1)
         return 0;
@@ -157,7 +170,8 @@ done:
 }
 
 /* ---- one micro-batch ----------------------------------------------------------------------------------------------*/
-int bw_batch_create(bw_batch *batch, int64_t max_tokens, int32_t max_seq) {
+int bw_batch_create(bw_batch *batch, int64_t max_tokens, int32_t max_seq)
+{
     int status;
     *batch = (bw_batch){.capacity_tokens = max_tokens, .capacity_seq = max_seq};
     BW_GO(BW_NEW(batch->tokens, max_tokens, "batch"));
@@ -171,7 +185,8 @@ done:
     return status;
 }
 
-void bw_batch_free(bw_batch *batch) {
+void bw_batch_free(bw_batch *batch)
+{
     bw_free(batch->tokens);
     bw_free(batch->targets);
     bw_free(batch->positions);
@@ -181,7 +196,8 @@ void bw_batch_free(bw_batch *batch) {
 }
 
 /* Append one sample. The token at p is asked for the one at p + 1, where that is an answer token. */
-static void pack(bw_batch *batch, const bw_dataset *dataset, int64_t index) {
+static void pack(bw_batch *batch, const bw_dataset *dataset, int64_t index)
+{
     const bw_sample *sample = &dataset->samples[index];
     const int32_t *tokens = dataset->tokens + sample->offset;
     for (int32_t p = 0; p < sample->length; p++) {
@@ -197,7 +213,8 @@ static void pack(bw_batch *batch, const bw_dataset *dataset, int64_t index) {
     batch->offsets[++batch->n_seq] = (int32_t)batch->T;
 }
 
-int bw_batch_fill(bw_batch *batch, const bw_dataset *dataset, const int64_t *samples, const int32_t *group, int64_t count, int32_t which) {
+int bw_batch_fill(bw_batch *batch, const bw_dataset *dataset, const int64_t *samples, const int32_t *group, int64_t count, int32_t which)
+{
     batch->T = batch->answers = 0;
     batch->n_seq = 0;
     batch->offsets[0] = 0;

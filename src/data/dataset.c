@@ -21,7 +21,8 @@ typedef struct builder {
     int64_t dropped; /* of the file at hand */
 } builder;
 
-static int grow(builder *in) {
+static int grow(builder *in)
+{
     bw_dataset *dataset = in->dataset;
     if (dataset->count < in->capacity)
         return BW_OK;
@@ -37,7 +38,8 @@ static int grow(builder *in) {
 }
 
 /* Tokenise a row: in->prompt and in->joint. */
-static int encode_row(builder *in, const bw_row *row, const char *path) {
+static int encode_row(builder *in, const bw_row *row, const char *path)
+{
     in->text.length = 0;
     in->prompt.count = in->joint.count = 0;
     BW_TRY(bw_row_prompt(row, in->template, path, &in->text));
@@ -46,11 +48,13 @@ static int encode_row(builder *in, const bw_row *row, const char *path) {
     return bw_tokenizer_encode(in->tokenizer, in->text.data, in->text.length, true, &in->joint);
 }
 
-static bool borders_differ(const bw_tokens *prompt, const bw_tokens *joint) {
+static bool borders_differ(const bw_tokens *prompt, const bw_tokens *joint)
+{
     return prompt->count > joint->count || memcmp(prompt->ids, joint->ids, (size_t)prompt->count * sizeof *joint->ids) != 0;
 }
 
-static int drop_row(builder *in, const bw_row *row, const char *path) {
+static int drop_row(builder *in, const bw_row *row, const char *path)
+{
     if (!in->drop)
         return bw_fail(BW_DATA,
                        "%s: %s %d: no token of the answer is left within max_length %lld (the prompt alone has %lld); raise --max-length or take the "
@@ -62,7 +66,8 @@ static int drop_row(builder *in, const bw_row *row, const char *path) {
     return BW_OK;
 }
 
-static int add_row(builder *in, const bw_row *row, const char *path) {
+static int add_row(builder *in, const bw_row *row, const char *path)
+{
     BW_TRY(encode_row(in, row, path));
     int64_t length = in->joint.count < in->max_length ? in->joint.count : in->max_length;
     /* The first token is never asked for: nothing stands before it to predict it from. */
@@ -80,7 +85,8 @@ static int add_row(builder *in, const bw_row *row, const char *path) {
     return BW_OK;
 }
 
-static int warn_dropped(const builder *in, const char *path, const char *unit) {
+static int warn_dropped(const builder *in, const char *path, const char *unit)
+{
     if (in->dropped == 0)
         return BW_OK;
     bw_text names = {0};
@@ -92,7 +98,8 @@ static int warn_dropped(const builder *in, const char *path, const char *unit) {
     return BW_OK;
 }
 
-static int add_file(builder *in, const char *path) {
+static int add_file(builder *in, const char *path)
+{
     bw_rows rows;
     BW_TRY(bw_rows_load(&rows, path, true));
     int status = BW_OK;
@@ -107,7 +114,8 @@ static int add_file(builder *in, const char *path) {
     return status;
 }
 
-static int find_end(builder *in) {
+static int find_end(builder *in)
+{
     in->end = bw_template_end(in->template);
     if (in->end && bw_tokenizer_id(in->tokenizer, in->end) < 0)
         return bw_fail(BW_DATA,
@@ -121,14 +129,16 @@ static int find_end(builder *in) {
 }
 
 /* What else decides the tokens, beside the files. */
-static int fingerprint_settings(builder *in) {
+static int fingerprint_settings(builder *in)
+{
     in->text.length = 0;
     BW_TRY(bw_text_addf(&in->text, "%s %lld %d", bw_template_name(in->template), (long long)in->max_length, bw_tokenizer_vocab(in->tokenizer)));
     in->dataset->fingerprint = bw_hash_bytes(in->text.data, in->text.length);
     return BW_OK;
 }
 
-static int check_arguments(const bw_list *paths, int64_t max_length, const char *on_unsupervised) {
+static int check_arguments(const bw_list *paths, int64_t max_length, const char *on_unsupervised)
+{
     if (paths->count < 1)
         return bw_fail(BW_USAGE, "no data file is given; name at least one with --data");
     if (max_length < 2 || max_length > INT32_MAX)
@@ -139,7 +149,8 @@ static int check_arguments(const bw_list *paths, int64_t max_length, const char 
 }
 
 int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw_list *paths, bw_template which, int64_t max_length,
-                    const char *on_unsupervised) {
+                    const char *on_unsupervised)
+{
     int status;
     *dataset = (bw_dataset){0};
     builder in = {.dataset = dataset, .tokenizer = tokenizer, .template = which, .max_length = max_length};
@@ -167,7 +178,8 @@ done:
     return status;
 }
 
-void bw_dataset_free(bw_dataset *dataset) {
+void bw_dataset_free(bw_dataset *dataset)
+{
     bw_free(dataset->tokens);
     bw_free(dataset->samples);
     *dataset = (bw_dataset){0};

@@ -20,11 +20,13 @@ static const char *const KIND_NAMES[] = {
 };
 static const char *const ROLE_NAMES[BW_ROLES] = {"system", "user", "assistant"};
 
-static int wrong(const reader *in, const char *what, const char *detail, const char *cure) {
+static int wrong(const reader *in, const char *what, const char *detail, const char *cure)
+{
     return bw_fail(BW_DATA, "%s: %s %lld: %s%s; %s", in->path, in->unit, (long long)in->row, what, detail, cure);
 }
 
-static int copy_string(const reader *in, const bw_json *value, const char *key, char **out) {
+static int copy_string(const reader *in, const bw_json *value, const char *key, char **out)
+{
     size_t length = 0;
     const char *text = bw_json_text(value, &length);
     if (!text)
@@ -38,7 +40,8 @@ static int copy_string(const reader *in, const bw_json *value, const char *key, 
 }
 
 /* ---- {"instruction", "input"?, "output"} --------------------------------------------------------------------------*/
-static int read_instruction(const reader *in, const bw_json *object, bw_row *row) {
+static int read_instruction(const reader *in, const bw_json *object, bw_row *row)
+{
     const bw_json *instruction = bw_json_get(object, "instruction"), *input = bw_json_get(object, "input");
     const bw_json *output = bw_json_get(object, "output");
     if (!instruction)
@@ -52,7 +55,8 @@ static int read_instruction(const reader *in, const bw_json *object, bw_row *row
 }
 
 /* ---- {"messages": [{role, content}, ...]} -------------------------------------------------------------------------*/
-static int read_role(const reader *in, const bw_json *message, bw_role *role) {
+static int read_role(const reader *in, const bw_json *message, bw_role *role)
+{
     const char *name = bw_json_text(bw_json_get(message, "role"), NULL);
     if (!name)
         return wrong(in, "a message has no \"role\"", "", "a message is {\"role\": \"system\", \"user\" or \"assistant\", \"content\": text}");
@@ -67,7 +71,8 @@ static int read_role(const reader *in, const bw_json *message, bw_role *role) {
 }
 
 /* One system text at most, at the front; then user and assistant in turns, the user first. */
-static int check_order(const reader *in, const bw_turn *turns, int64_t at) {
+static int check_order(const reader *in, const bw_turn *turns, int64_t at)
+{
     bw_role role = turns[at].role;
     if (role == BW_ROLE_SYSTEM      ? at > 0
         : role == BW_ROLE_ASSISTANT ? at == 0 || turns[at - 1].role != BW_ROLE_USER
@@ -80,7 +85,8 @@ static int check_order(const reader *in, const bw_turn *turns, int64_t at) {
     return BW_OK;
 }
 
-static int read_turns(const reader *in, const bw_json *messages, bw_row *row) {
+static int read_turns(const reader *in, const bw_json *messages, bw_row *row)
+{
     int64_t count = bw_json_size(messages);
     BW_TRY(BW_NEW(row->turns, count, "data rows"));
     for (int64_t i = 0; i < count; i++) {
@@ -96,7 +102,8 @@ static int read_turns(const reader *in, const bw_json *messages, bw_row *row) {
 }
 
 /* A single user turn needs no list: it is the instruction. */
-static int settle_turns(bw_row *row) {
+static int settle_turns(bw_row *row)
+{
     bw_turn *last = &row->turns[row->turn_count - 1];
     if (row->turn_count > 1) {
         size_t length = strlen(last->text);
@@ -111,7 +118,8 @@ static int settle_turns(bw_row *row) {
     return BW_OK;
 }
 
-static int read_messages(const reader *in, const bw_json *messages, bw_row *row) {
+static int read_messages(const reader *in, const bw_json *messages, bw_row *row)
+{
     if (bw_json_kind(messages) != BW_JSON_ARRAY || bw_json_size(messages) == 0)
         return wrong(in, "\"messages\" is not a list of messages", "", "it must be [{\"role\": ..., \"content\": ...}, ...]");
     BW_TRY(read_turns(in, messages, row));
@@ -125,7 +133,8 @@ static int read_messages(const reader *in, const bw_json *messages, bw_row *row)
 }
 
 /* ---- a row, a file ------------------------------------------------------------------------------------------------*/
-static int grow(reader *in) {
+static int grow(reader *in)
+{
     if (in->rows->count < in->capacity)
         return BW_OK;
     int64_t capacity = in->capacity ? in->capacity * 2 : 256;
@@ -139,7 +148,8 @@ static int grow(reader *in) {
     return BW_OK;
 }
 
-static int read_row(reader *in, const bw_json *object) {
+static int read_row(reader *in, const bw_json *object)
+{
     if (bw_json_kind(object) != BW_JSON_OBJECT)
         return wrong(in, "this is ", KIND_NAMES[bw_json_kind(object)],
                      "a row is an object {\"instruction\", \"input\"?, \"output\"} or {\"messages\"}");
@@ -154,7 +164,8 @@ static int read_row(reader *in, const bw_json *object) {
     return messages ? read_messages(in, messages, row) : read_instruction(in, object, row);
 }
 
-static int read_array(reader *in, const char *bytes, size_t length) {
+static int read_array(reader *in, const char *bytes, size_t length)
+{
     bw_json *root = NULL;
     BW_TRY(bw_json_parse(&root, bytes, length, in->path));
     int status = BW_OK;
@@ -167,14 +178,16 @@ static int read_array(reader *in, const char *bytes, size_t length) {
     return status;
 }
 
-static bool blank(const char *bytes, size_t length) {
+static bool blank(const char *bytes, size_t length)
+{
     for (size_t i = 0; i < length; i++)
         if (!memchr(" \t\r\n", bytes[i], 4))
             return false;
     return true;
 }
 
-static int read_line(reader *in, const char *line, size_t length) {
+static int read_line(reader *in, const char *line, size_t length)
+{
     bw_text where = {0};
     bw_json *root = NULL;
     int status;
@@ -187,7 +200,8 @@ done:
     return status;
 }
 
-static int read_lines(reader *in, const char *bytes, size_t length) {
+static int read_lines(reader *in, const char *bytes, size_t length)
+{
     in->unit = "line";
     for (size_t at = 0; at < length;) {
         const char *end = memchr(bytes + at, '\n', length - at);
@@ -200,14 +214,16 @@ static int read_lines(reader *in, const char *bytes, size_t length) {
     return BW_OK;
 }
 
-static int64_t line_of(const char *bytes, size_t at) {
+static int64_t line_of(const char *bytes, size_t at)
+{
     int64_t line = 1;
     for (size_t i = 0; i < at; i++)
         line += bytes[i] == '\n';
     return line;
 }
 
-static int check_bytes(const char *path, const char *bytes, size_t length) {
+static int check_bytes(const char *path, const char *bytes, size_t length)
+{
     if (blank(bytes, length))
         return bw_fail(BW_DATA, "%s: the file is empty; expected a JSON array of rows, or one JSON object a line", path);
     if (length >= 3 && memcmp(bytes, "\xEF\xBB\xBF", 3) == 0)
@@ -219,7 +235,8 @@ static int check_bytes(const char *path, const char *bytes, size_t length) {
     return BW_OK;
 }
 
-static int read_bytes(reader *in, const char *bytes, size_t length) {
+static int read_bytes(reader *in, const char *bytes, size_t length)
+{
     BW_TRY(check_bytes(in->path, bytes, length));
     size_t first = strspn(bytes, " \t\r\n"); /* a byte that is not blank is there: strspn stops before the end */
     BW_TRY(bytes[first] == '[' ? read_array(in, bytes, length) : read_lines(in, bytes, length));
@@ -228,7 +245,8 @@ static int read_bytes(reader *in, const char *bytes, size_t length) {
     return BW_OK;
 }
 
-int bw_rows_load(bw_rows *rows, const char *path, bool need_output) {
+int bw_rows_load(bw_rows *rows, const char *path, bool need_output)
+{
     *rows = (bw_rows){0};
     reader in = {.path = path, .need_output = need_output, .rows = rows};
     bw_map map;
@@ -241,7 +259,8 @@ int bw_rows_load(bw_rows *rows, const char *path, bool need_output) {
     return status;
 }
 
-static void free_row(bw_row *row) {
+static void free_row(bw_row *row)
+{
     for (int64_t i = 0; i < row->turn_count; i++)
         bw_free(row->turns[i].text);
     bw_free(row->turns);
@@ -250,14 +269,16 @@ static void free_row(bw_row *row) {
     bw_free(row->output);
 }
 
-void bw_rows_free(bw_rows *rows) {
+void bw_rows_free(bw_rows *rows)
+{
     for (int64_t i = 0; i < rows->count; i++)
         free_row(&rows->rows[i]);
     bw_free(rows->rows);
     *rows = (bw_rows){0};
 }
 
-int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out) {
+int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out)
+{
     if (!row->turns)
         return bw_template_prompt(which, row->instruction, row->input, out);
     if (!bw_template_chats(which))

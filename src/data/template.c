@@ -35,7 +35,8 @@ static const char ALPACA_INPUT[] =
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n### Instruction:\n%s\n\n### Input:\n%s\n\n### Response:\n";
 
-int bw_template_find(const char *name, bw_template *out) {
+int bw_template_find(const char *name, bw_template *out)
+{
     const char *names[TEMPLATE_COUNT];
     for (int i = 0; i < TEMPLATE_COUNT; i++) {
         names[i] = TEMPLATES[i].name;
@@ -49,24 +50,29 @@ int bw_template_find(const char *name, bw_template *out) {
                    near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
 }
 
-const char *bw_template_name(bw_template which) {
+const char *bw_template_name(bw_template which)
+{
     return TEMPLATES[which].name;
 }
 
-const char *bw_template_end(bw_template which) {
+const char *bw_template_end(bw_template which)
+{
     return TEMPLATES[which].end;
 }
 
-bool bw_template_chats(bw_template which) {
+bool bw_template_chats(bw_template which)
+{
     return TEMPLATES[which].open[BW_ROLE_USER] != NULL;
 }
 
-static int add_string(bw_text *out, const char *string) {
+static int add_string(bw_text *out, const char *string)
+{
     return bw_text_add(out, string, strlen(string));
 }
 
 /* Instruction, then a blank line and the input if there is one: a user turn, and all of the plain template. */
-static int add_request(bw_text *out, const char *instruction, const char *input) {
+static int add_request(bw_text *out, const char *instruction, const char *input)
+{
     BW_TRY(add_string(out, instruction));
     if (!input || !input[0])
         return BW_OK;
@@ -74,7 +80,8 @@ static int add_request(bw_text *out, const char *instruction, const char *input)
     return add_string(out, input);
 }
 
-int bw_template_prompt(bw_template which, const char *instruction, const char *input, bw_text *out) {
+int bw_template_prompt(bw_template which, const char *instruction, const char *input, bw_text *out)
+{
     const template_row *row = &TEMPLATES[which];
     bool has_input = input && input[0];
     if (which == BW_TEMPLATE_ALPACA)
@@ -89,7 +96,8 @@ int bw_template_prompt(bw_template which, const char *instruction, const char *i
     return add_string(out, row->open[BW_ROLE_ASSISTANT]);
 }
 
-int bw_template_turns(bw_template which, const bw_turn *turns, int64_t count, bw_text *out) {
+int bw_template_turns(bw_template which, const bw_turn *turns, int64_t count, bw_text *out)
+{
     const template_row *row = &TEMPLATES[which];
     BW_ASSERT(bw_template_chats(which) && count > 0 && turns[count - 1].role == BW_ROLE_USER);
     bool open = false; /* a system text without a turn of its own has opened the user turn already */
