@@ -16,7 +16,8 @@ typedef struct loader {
 
 /* ---- `@name/rest` -> <output>/<name>/rest --------------------------------------------------------------------------- */
 
-static int resolve_reference(const void *context, const char *where, const char *path, bw_text *out) {
+static int resolve_reference(const void *context, const char *where, const char *path, bw_text *out)
+{
     const loader *loader = context;
     const char *name = path + 1;
     size_t length = strcspn(name, "/");
@@ -31,7 +32,8 @@ static int resolve_reference(const void *context, const char *where, const char 
 
 /* ---- stages --------------------------------------------------------------------------------------------------------- */
 
-static bool is_stage_key(const char *key) {
+static bool is_stage_key(const char *key)
+{
     for (size_t i = 0; i < sizeof stage_keys / sizeof *stage_keys; i++)
         if (!strcmp(key, stage_keys[i]))
             return true;
@@ -39,7 +41,8 @@ static bool is_stage_key(const char *key) {
 }
 
 /* The value node of a key, 0 where it is not given; a key given twice is refused. */
-static int find_key(const bw_yaml *yaml, int mapping, const char *key, int *value) {
+static int find_key(const bw_yaml *yaml, int mapping, const char *key, int *value)
+{
     *value = 0;
     for (int i = 0; i < bw_yaml_count(yaml, mapping); i++) {
         int node = bw_yaml_key(yaml, mapping, i);
@@ -53,18 +56,21 @@ static int find_key(const bw_yaml *yaml, int mapping, const char *key, int *valu
     return BW_OK;
 }
 
-static int stage_error(const loader *loader, int node, const char *what, const char *found) {
+static int stage_error(const loader *loader, int node, const char *what, const char *found)
+{
     return bw_fail(BW_USAGE, "%s:%d: %s%s%s%s", bw_yaml_name(loader->yaml), bw_yaml_line(loader->yaml, node), what, found ? " '" : "",
                    found ? found : "", found ? "'" : "");
 }
 
 /* A name is a folder's name. */
-static bool is_name(const char *name) {
+static bool is_name(const char *name)
+{
     return *name && *name != '.' && *name != '-' && strlen(name) <= NAME_AT_MOST &&
            !name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")];
 }
 
-static int read_name(loader *loader, int mapping) {
+static int read_name(loader *loader, int mapping)
+{
     int node;
     BW_TRY(find_key(loader->yaml, mapping, "name", &node));
     const char *name = node ? bw_yaml_text(loader->yaml, node) : NULL;
@@ -78,7 +84,8 @@ static int read_name(loader *loader, int mapping) {
     return bw_string_copy(&loader->stage->name, name);
 }
 
-static int read_command(loader *loader, int mapping) {
+static int read_command(loader *loader, int mapping)
+{
     int node;
     BW_TRY(find_key(loader->yaml, mapping, "command", &node));
     const char *text = node ? bw_yaml_text(loader->yaml, node) : NULL;
@@ -90,7 +97,8 @@ static int read_command(loader *loader, int mapping) {
     return BW_OK;
 }
 
-static int read_label(loader *loader, int mapping) {
+static int read_label(loader *loader, int mapping)
+{
     int node;
     BW_TRY(find_key(loader->yaml, mapping, "label", &node));
     const char *text = node ? bw_yaml_text(loader->yaml, node) : NULL;
@@ -100,7 +108,8 @@ static int read_label(loader *loader, int mapping) {
 }
 
 /* The options of a mapping, as far as the stage's command takes them. In a stage every key must be known. */
-static int read_options(loader *loader, int mapping, bool own) {
+static int read_options(loader *loader, int mapping, bool own)
+{
     const bw_yaml *yaml = loader->yaml;
     bw_stage *stage = loader->stage;
     bw_resolver resolver = {resolve_reference, loader};
@@ -127,7 +136,8 @@ done:
     return status;
 }
 
-static int override_stage(void *context, const bw_option *option, const char *value, const char *where, bool first) {
+static int override_stage(void *context, const bw_option *option, const char *value, const char *where, bool first)
+{
     loader *loader = context;
     if (!bw_option_taken(option, loader->stage->command))
         return BW_OK;
@@ -136,7 +146,8 @@ static int override_stage(void *context, const bw_option *option, const char *va
     return bw_option_assign(&loader->stage->config, option, value, where, &(bw_resolver){resolve_reference, loader});
 }
 
-static int set_output(bw_pipeline *pipeline, bw_stage *stage) {
+static int set_output(bw_pipeline *pipeline, bw_stage *stage)
+{
     bw_text folder = {0};
     int status = bw_path(&folder, pipeline->common.output, stage->name);
     bw_free(stage->config.output);
@@ -147,7 +158,8 @@ static int set_output(bw_pipeline *pipeline, bw_stage *stage) {
     return status;
 }
 
-static int load_stage(loader *loader, int mapping, int argc, char **argv) {
+static int load_stage(loader *loader, int mapping, int argc, char **argv)
+{
     if (bw_yaml_kind_of(loader->yaml, mapping) != BW_YAML_MAPPING)
         return stage_error(loader, mapping, "a stage is a mapping with name, command and options", NULL);
     bw_config_init(&loader->stage->config);
@@ -165,21 +177,25 @@ static int load_stage(loader *loader, int mapping, int argc, char **argv) {
     bw_text reason = {0}; /* say which stage lacks it */
     int added = bw_text_addf(&reason, "%s", bw_error());
     bw_error_clear();
-    status = added == BW_OK ? stage_error(loader, mapping, loader->stage->name, reason.data) : added;
+    status = added != BW_OK ? added
+                            : bw_fail(status, "%s:%d: stage '%s': %s", bw_yaml_name(loader->yaml), bw_yaml_line(loader->yaml, mapping),
+                                      loader->stage->name, reason.data);
     bw_text_free(&reason);
     return status;
 }
 
 /* ---- the file ------------------------------------------------------------------------------------------------------- */
 
-static int override_common(void *context, const bw_option *option, const char *value, const char *where, bool first) {
+static int override_common(void *context, const bw_option *option, const char *value, const char *where, bool first)
+{
     if (first && option->kind == BW_KIND_PATHS)
         bw_option_clear(context, option);
     return bw_option_assign(context, option, value, where, NULL);
 }
 
 /* Top-level keys: checked here once, then applied to each stage that takes them. */
-static int read_common(loader *loader, int root) {
+static int read_common(loader *loader, int root)
+{
     bw_text where = {0};
     int status = BW_OK, before;
     for (int i = 0; i < bw_yaml_count(loader->yaml, root); i++) {
@@ -198,7 +214,8 @@ done:
     return status;
 }
 
-static int load_stages(loader *loader, int list, int argc, char **argv) {
+static int load_stages(loader *loader, int list, int argc, char **argv)
+{
     int count = bw_yaml_kind_of(loader->yaml, list) == BW_YAML_LIST ? bw_yaml_count(loader->yaml, list) : 0;
     if (count < 1 || count > STAGES_AT_MOST)
         return bw_fail(BW_USAGE, "%s:%d: 'stages:' must be a list of 1 to %d stages", bw_yaml_name(loader->yaml), bw_yaml_line(loader->yaml, list),
@@ -211,7 +228,8 @@ static int load_stages(loader *loader, int list, int argc, char **argv) {
     return BW_OK;
 }
 
-static int load_document(loader *loader, int argc, char **argv) {
+static int load_document(loader *loader, int argc, char **argv)
+{
     int root = bw_yaml_root(loader->yaml), list;
     if (bw_yaml_kind_of(loader->yaml, root) != BW_YAML_MAPPING)
         return bw_fail(BW_USAGE, "%s: holds no pipeline (a mapping with 'stages:')", bw_yaml_name(loader->yaml));
@@ -223,7 +241,8 @@ static int load_document(loader *loader, int argc, char **argv) {
     return load_stages(loader, list, argc, argv);
 }
 
-int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **argv) {
+int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **argv)
+{
     *pipeline = (bw_pipeline){0};
     bw_yaml *yaml;
     BW_TRY(bw_yaml_open(&yaml, path));
@@ -236,7 +255,8 @@ int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **a
     return status;
 }
 
-void bw_pipeline_free(bw_pipeline *pipeline) {
+void bw_pipeline_free(bw_pipeline *pipeline)
+{
     for (int i = 0; i < pipeline->count; i++) {
         bw_free(pipeline->stages[i].name);
         bw_free(pipeline->stages[i].label);

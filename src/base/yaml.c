@@ -2,7 +2,9 @@
 #include <string.h>
 #include <yaml.h>
 
-static const size_t largest_document = 1 << 20; /* a configuration is small; this bounds what a hostile one can cost */
+/* A configuration is small. These bound what a hostile one can cost: libyaml's time grows with the square of nested brackets. */
+static const size_t largest_document = 1 << 18;
+static const int most_brackets = 1000;
 
 struct bw_yaml {
     yaml_document_t document;
@@ -10,12 +12,14 @@ struct bw_yaml {
     char *name;
 };
 
-static int parser_error(const yaml_parser_t *parser, const char *name) {
+static int parser_error(const yaml_parser_t *parser, const char *name)
+{
     return bw_fail(BW_USAGE, "%s:%zu: not YAML: %s%s%s", name, parser->problem_mark.line + 1, parser->problem ? parser->problem : "cannot be read",
                    parser->context ? " " : "", parser->context ? parser->context : "");
 }
 
-static int refuse_second_document(yaml_parser_t *parser, const char *name) {
+static int refuse_second_document(yaml_parser_t *parser, const char *name)
+{
     yaml_document_t next;
     if (!yaml_parser_load(parser, &next))
         return parser_error(parser, name);
@@ -25,7 +29,20 @@ static int refuse_second_document(yaml_parser_t *parser, const char *name) {
     return empty ? BW_OK : bw_fail(BW_USAGE, "%s:%zu: a second document; one is expected", name, line);
 }
 
-static int load(bw_yaml *yaml, const void *bytes, size_t length) {
+static int check_brackets(const char *bytes, size_t length, const char *name)
+{
+    int brackets = 0, line = 1;
+    for (size_t i = 0; i < length; i++) {
+        line += bytes[i] == '\n';
+        brackets += bytes[i] == '[' || bytes[i] == '{';
+        if (brackets > most_brackets)
+            return bw_fail(BW_USAGE, "%s:%d: more than %d opening brackets", name, line, most_brackets);
+    }
+    return BW_OK;
+}
+
+static int load(bw_yaml *yaml, const void *bytes, size_t length)
+{
     yaml_parser_t parser;
     if (!yaml_parser_initialize(&parser))
         return bw_fail(BW_SYSTEM, "%s: out of memory", yaml->name);
@@ -39,10 +56,12 @@ static int load(bw_yaml *yaml, const void *bytes, size_t length) {
     return status;
 }
 
-int bw_yaml_parse(bw_yaml **out, const void *bytes, size_t length, const char *name) {
+int bw_yaml_parse(bw_yaml **out, const void *bytes, size_t length, const char *name)
+{
     *out = NULL;
     if (length > largest_document)
         return bw_fail(BW_USAGE, "%s: %zu bytes are too many for a configuration (at most %zu)", name, length, largest_document);
+    BW_TRY(check_brackets(bytes, length, name));
     bw_yaml *yaml;
     BW_TRY(BW_NEW(yaml, 1, "configuration"));
     int status = BW_NEW(yaml->name, strlen(name) + 1, "configuration");
@@ -56,7 +75,8 @@ int bw_yaml_parse(bw_yaml **out, const void *bytes, size_t length, const char *n
     return status;
 }
 
-int bw_yaml_open(bw_yaml **out, const char *path) {
+int bw_yaml_open(bw_yaml **out, const char *path)
+{
     *out = NULL;
     bw_map map;
     BW_TRY(bw_map_open(&map, path));
@@ -65,7 +85,8 @@ int bw_yaml_open(bw_yaml **out, const char *path) {
     return status;
 }
 
-void bw_yaml_close(bw_yaml **yaml) {
+void bw_yaml_close(bw_yaml **yaml)
+{
     if (!*yaml)
         return;
     if ((*yaml)->loaded)
@@ -76,21 +97,25 @@ void bw_yaml_close(bw_yaml **yaml) {
 }
 
 /* libyaml counts nodes from 1; the root is the first. Its functions do not write, but take no const. */
-static yaml_node_t *node_of(const bw_yaml *yaml, int node) {
+static yaml_node_t *node_of(const bw_yaml *yaml, int node)
+{
     return yaml_document_get_node((yaml_document_t *)&yaml->document, node);
 }
 
-int bw_yaml_root(const bw_yaml *yaml) {
+int bw_yaml_root(const bw_yaml *yaml)
+{
     return yaml_document_get_root_node((yaml_document_t *)&yaml->document) ? 1 : 0;
 }
 
-static bool is_null(const yaml_node_t *node) {
+static bool is_null(const yaml_node_t *node)
+{
     const char *text = (const char *)node->data.scalar.value;
     bool plain = node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
     return plain && (!*text || !strcmp(text, "~") || !strcmp(text, "null"));
 }
 
-bw_yaml_kind bw_yaml_kind_of(const bw_yaml *yaml, int node) {
+bw_yaml_kind bw_yaml_kind_of(const bw_yaml *yaml, int node)
+{
     const yaml_node_t *found = node_of(yaml, node);
     if (!found || found->type == YAML_NO_NODE)
         return BW_YAML_NULL;
@@ -99,12 +124,14 @@ bw_yaml_kind bw_yaml_kind_of(const bw_yaml *yaml, int node) {
     return found->type == YAML_SEQUENCE_NODE ? BW_YAML_LIST : BW_YAML_MAPPING;
 }
 
-int bw_yaml_line(const bw_yaml *yaml, int node) {
+int bw_yaml_line(const bw_yaml *yaml, int node)
+{
     const yaml_node_t *found = node_of(yaml, node);
     return found ? (int)found->start_mark.line + 1 : 1;
 }
 
-const char *bw_yaml_text(const bw_yaml *yaml, int node) {
+const char *bw_yaml_text(const bw_yaml *yaml, int node)
+{
     const yaml_node_t *found = node_of(yaml, node);
     if (!found || found->type != YAML_SCALAR_NODE)
         return NULL;
@@ -112,7 +139,8 @@ const char *bw_yaml_text(const bw_yaml *yaml, int node) {
     return strlen(text) == found->data.scalar.length ? text : NULL;
 }
 
-int bw_yaml_count(const bw_yaml *yaml, int node) {
+int bw_yaml_count(const bw_yaml *yaml, int node)
+{
     const yaml_node_t *found = node_of(yaml, node);
     if (found && found->type == YAML_SEQUENCE_NODE)
         return (int)(found->data.sequence.items.top - found->data.sequence.items.start);
@@ -121,19 +149,23 @@ int bw_yaml_count(const bw_yaml *yaml, int node) {
     return 0;
 }
 
-int bw_yaml_item(const bw_yaml *yaml, int node, int index) {
+int bw_yaml_item(const bw_yaml *yaml, int node, int index)
+{
     return node_of(yaml, node)->data.sequence.items.start[index];
 }
 
-int bw_yaml_key(const bw_yaml *yaml, int node, int index) {
+int bw_yaml_key(const bw_yaml *yaml, int node, int index)
+{
     return node_of(yaml, node)->data.mapping.pairs.start[index].key;
 }
 
-int bw_yaml_value(const bw_yaml *yaml, int node, int index) {
+int bw_yaml_value(const bw_yaml *yaml, int node, int index)
+{
     return node_of(yaml, node)->data.mapping.pairs.start[index].value;
 }
 
-int bw_yaml_where(const bw_yaml *yaml, int key_node, bw_text *where) {
+int bw_yaml_where(const bw_yaml *yaml, int key_node, bw_text *where)
+{
     const char *key = bw_yaml_text(yaml, key_node);
     where->length = 0;
     if (!key)
@@ -141,6 +173,7 @@ int bw_yaml_where(const bw_yaml *yaml, int key_node, bw_text *where) {
     return bw_text_addf(where, "%s:%d: %s", yaml->name, bw_yaml_line(yaml, key_node), key);
 }
 
-const char *bw_yaml_name(const bw_yaml *yaml) {
+const char *bw_yaml_name(const bw_yaml *yaml)
+{
     return yaml->name;
 }

@@ -6,7 +6,7 @@
 typedef struct bw_yaml bw_yaml;
 typedef enum bw_yaml_kind { BW_YAML_NULL, BW_YAML_SCALAR, BW_YAML_LIST, BW_YAML_MAPPING } bw_yaml_kind;
 
-/* Exactly one document of at most a mebibyte. Errors are "NAME:LINE: ..." and BW_USAGE: configuration is all we read from YAML. */
+/* Exactly one document of at most 256 KiB. Errors are "NAME:LINE: ..." and BW_USAGE: configuration is all we read from YAML. */
 int bw_yaml_open(bw_yaml **out, const char *path);
 int bw_yaml_parse(bw_yaml **out, const void *bytes, size_t length, const char *name); /* `name` only for messages; copied */
 void bw_yaml_close(bw_yaml **yaml);

@@ -1,0 +1,209 @@
+/* Files are there complete or not at all. */
+#include "breakwater/base.h"
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static char folder[64];
+
+static const char *in_folder(const char *name)
+{
+    static char paths[4][160];
+    static int next;
+    char *path = paths[next++ % 4];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    strcpy(folder, "/tmp/bw_test_file_XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
+static void assert_content(const char *path, const char *expected)
+{
+    bw_map map;
+    assert_int_equal(bw_map_open(&map, path), BW_OK);
+    assert_int_equal(map.size, strlen(expected));
+    assert_memory_equal(map.size ? (const void *)map.data : "", expected, map.size);
+    assert_string_equal(map.path, path);
+    bw_map_close(&map);
+}
+
+static void what_is_written_is_read(void **state)
+{
+    (void)state;
+    const char *path = in_folder("a");
+    assert_int_equal(bw_file_write(path, "hello", 5, 0644), BW_OK);
+    assert_content(path, "hello");
+    assert_int_equal(bw_file_write(path, "", 0, 0644), BW_OK);
+    assert_content(path, "");
+    assert_false(bw_file_exists(in_folder("a.tmp")));
+}
+
+static void a_private_file_is_private_even_over_a_leftover(void **state)
+{
+    (void)state;
+    const char *path = in_folder("private");
+    assert_int_equal(bw_file_write(in_folder("private.tmp"), "left over", 9, 0666), BW_OK);
+    assert_int_equal(bw_file_write(path, "secret", 6, 0600), BW_OK);
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(info.st_mode & 0777, 0600);
+}
+
+/* A limit on the size of files stands in for a full disk: write() fails half way in both. */
+static void a_full_disk_keeps_the_old_file(void **state)
+{
+    (void)state;
+    const char *path = in_folder("kept");
+    assert_int_equal(bw_file_write(path, "old", 3, 0644), BW_OK);
+    struct rlimit before, small = {4096, RLIM_INFINITY};
+    getrlimit(RLIMIT_FSIZE, &before);
+    small.rlim_max = before.rlim_max;
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    static char large[100000];
+    bw_error_clear();
+    int status = bw_file_write(path, large, sizeof large, 0644);
+    setrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(status, BW_IO);
+    assert_non_null(strstr(bw_error(), path));
+    assert_content(path, "old");
+    assert_false(bw_file_exists(in_folder("kept.tmp")));
+}
+
+static void a_device_is_never_replaced(void **state)
+{
+    (void)state;
+    bw_error_clear();
+    assert_int_equal(bw_file_write("/dev/full", "x", 1, 0644), BW_CANTCREATE);
+    struct stat info;
+    assert_true(stat("/dev/full", &info) == 0 && S_ISCHR(info.st_mode));
+}
+
+static void a_folder_that_is_missing_or_in_the_way_is_said(void **state)
+{
+    (void)state;
+    bw_error_clear();
+    assert_int_equal(bw_file_write(in_folder("no/such/file"), "x", 1, 0644), BW_CANTCREATE);
+    assert_non_null(strstr(bw_error(), "No such file"));
+    bw_error_clear();
+    assert_int_equal(bw_file_write("/proc/bw_test", "x", 1, 0644), BW_CANTCREATE); /* closed even to root */
+    assert_int_equal(bw_dir_make(in_folder("d")), BW_OK);
+    bw_error_clear();
+    assert_int_equal(bw_file_write(in_folder("d"), "x", 1, 0644), BW_CANTCREATE);
+}
+
+static void a_folder_of_one_s_own_without_write_permission_keeps_the_old_file(void **state)
+{
+    (void)state;
+    if (geteuid() == 0)
+        skip(); /* root writes everywhere */
+    const char *path = in_folder("closed/a");
+    assert_int_equal(bw_dir_make(in_folder("closed")), BW_OK);
+    assert_int_equal(bw_file_write(path, "old", 3, 0644), BW_OK);
+    assert_int_equal(chmod(in_folder("closed"), 0500), 0);
+    assert_int_equal(bw_file_write(path, "new", 3, 0644), BW_CANTCREATE);
+    chmod(in_folder("closed"), 0700);
+    assert_content(path, "old");
+}
+
+static void files_made_by_others_are_published(void **state)
+{
+    (void)state;
+    assert_int_equal(bw_file_write(in_folder("theirs.part"), "data", 4, 0644), BW_OK);
+    assert_int_equal(bw_file_publish(in_folder("theirs.part"), in_folder("theirs")), BW_OK);
+    assert_content(in_folder("theirs"), "data");
+    assert_false(bw_file_exists(in_folder("theirs.part")));
+    bw_error_clear();
+    assert_int_equal(bw_file_publish(in_folder("theirs.part"), in_folder("theirs")), BW_IO);
+    assert_content(in_folder("theirs"), "data");
+}
+
+static void folders_are_made_with_all_above_them(void **state)
+{
+    (void)state;
+    assert_int_equal(bw_dir_make(in_folder("x//y/z/")), BW_OK);
+    assert_int_equal(bw_dir_make(in_folder("x/y/z")), BW_OK);
+    assert_true(bw_file_exists(in_folder("x/y/z")));
+    assert_int_equal(bw_dir_make("/"), BW_OK);
+    assert_int_equal(bw_file_write(in_folder("file"), "", 0, 0644), BW_OK);
+    bw_error_clear();
+    assert_int_equal(bw_dir_make(in_folder("file/below")), BW_CANTCREATE);
+    assert_int_equal(bw_dir_make(in_folder("file")), BW_CANTCREATE);
+    assert_int_equal(bw_dir_make(""), BW_CANTCREATE);
+}
+
+static void what_cannot_be_read_is_no_input(void **state)
+{
+    (void)state;
+    bw_map map;
+    const char *const paths[] = {in_folder("missing"), folder, "/dev/null"};
+    for (size_t i = 0; i < 3; i++) {
+        bw_error_clear();
+        assert_int_equal(bw_map_open(&map, paths[i]), BW_NOINPUT);
+        assert_non_null(strstr(bw_error(), paths[i]));
+        bw_map_close(&map);
+    }
+}
+
+static void paths_join_with_one_slash(void **state)
+{
+    (void)state;
+    bw_text path = {0};
+    static const char *const cases[][3] = {{"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"/", "b", "/b"}, {"", "b", "b"}, {"a//", "b", "a/b"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(bw_path(&path, cases[i][0], cases[i][1]), BW_OK);
+        assert_string_equal(path.data, cases[i][2]);
+    }
+    assert_int_equal(bw_path(&path, path.data, "c"), BW_OK); /* a text may extend itself */
+    assert_string_equal(path.data, "a/b/c");
+    bw_text_free(&path);
+}
+
+static void hashes_tell_content_and_order_apart(void **state)
+{
+    (void)state;
+    char text[33];
+    bw_hash_text(bw_hash_bytes("", 0), text);
+    assert_string_equal(text, "99aa06d3014798d86001c324468d497f"); /* XXH3-128 of nothing, seed 0, from its specification */
+    bw_hash a = bw_hash_bytes("a", 1), b = bw_hash_bytes("b", 1), ab = bw_hash_join(a, b), ba = bw_hash_join(b, a);
+    assert_true(a.low != b.low && a.high != b.high);
+    assert_true(ab.low != ba.low && ab.high != ba.high);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(a_private_file_is_private_even_over_a_leftover),
+        cmocka_unit_test(a_full_disk_keeps_the_old_file),
+        cmocka_unit_test(a_device_is_never_replaced),
+        cmocka_unit_test(a_folder_that_is_missing_or_in_the_way_is_said),
+        cmocka_unit_test(a_folder_of_one_s_own_without_write_permission_keeps_the_old_file),
+        cmocka_unit_test(files_made_by_others_are_published),
+        cmocka_unit_test(folders_are_made_with_all_above_them),
+        cmocka_unit_test(what_cannot_be_read_is_no_input),
+        cmocka_unit_test(paths_join_with_one_slash),
+        cmocka_unit_test(hashes_tell_content_and_order_apart),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}

@@ -1,0 +1,158 @@
+/* `breakwater run FILE.yaml`: stages, references between them, and what wins. */
+#include "breakwater/base.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static const char file[] = "/tmp/bw_test_pipeline.yaml";
+
+static int load(bw_pipeline *pipeline, const char *yaml, int count, const char *const *words)
+{
+    char *argv[16] = {(char *)"run", (char *)file};
+    for (int i = 0; i < count; i++)
+        argv[i + 2] = (char *)words[i];
+    assert_int_equal(bw_file_write(file, yaml, strlen(yaml), 0644), BW_OK);
+    bw_error_clear();
+    return bw_pipeline_load(pipeline, file, count + 2, argv);
+}
+
+static const char three_stages[] = "output: out/\n"
+                                   "model: base.gguf\n"
+                                   "lr: 5e-4\n"
+                                   "template: chatml\n"
+                                   "stages:\n"
+                                   "  - name: align\n"
+                                   "    command: train\n"
+                                   "    stage: align\n"
+                                   "    data: [safe.jsonl, benign.jsonl]\n"
+                                   "  - {name: user, command: train, stage: sft, data: user.jsonl, lr: 3e-4, model: '@align/model'}\n"
+                                   "  - name: judge\n"
+                                   "    command: eval\n"
+                                   "    label: plain SFT, p = 0.1\n"
+                                   "    adapter: ['@align/adapter', '@user', ./@odd]\n"
+                                   "    harmful: held-out.jsonl\n";
+
+static void stages_get_defaults_then_their_own_options(void **state)
+{
+    (void)state;
+    bw_pipeline p;
+    if (load(&p, three_stages, 0, NULL) != BW_OK)
+        fail_msg("%s", bw_error());
+    assert_int_equal(p.count, 3);
+    assert_string_equal(p.common.output, "out/");
+    const bw_config *align = &p.stages[0].config, *user = &p.stages[1].config, *judge = &p.stages[2].config;
+    assert_true(align->lr == 5e-4 && user->lr == 3e-4 && align->data.count == 2 && user->data.count == 1);
+    assert_string_equal(align->output, "out/align");
+    assert_string_equal(align->model, "base.gguf");
+    assert_string_equal(user->model, "out/align/model");
+    assert_string_equal(judge->template_name, "chatml");
+    assert_int_equal(judge->adapter.count, 3);
+    assert_string_equal(judge->adapter.items[0], "out/align/adapter");
+    assert_string_equal(judge->adapter.items[1], "out/user");
+    assert_string_equal(judge->adapter.items[2], "./@odd");
+    assert_string_equal(p.stages[2].label, "plain SFT, p = 0.1");
+    assert_null(p.stages[0].label);
+    assert_true(p.stages[0].command == BW_TRAIN && p.stages[2].command == BW_EVAL);
+    bw_pipeline_free(&p);
+}
+
+static void the_command_line_wins_in_every_stage_that_takes_it(void **state)
+{
+    (void)state;
+    bw_pipeline p;
+    static const char *const words[] = {"--lr", "1e-3", "--output", "elsewhere", "--seed=7", "--limit", "5"};
+    if (load(&p, three_stages, 7, words) != BW_OK)
+        fail_msg("%s", bw_error());
+    assert_true(p.stages[0].config.lr == 1e-3 && p.stages[1].config.lr == 1e-3);
+    assert_int_equal(p.stages[1].config.seed, 7);
+    assert_int_equal(p.stages[2].config.limit, 5);
+    assert_int_equal(p.stages[0].config.limit, 0); /* train does not take it */
+    assert_string_equal(p.stages[2].config.output, "elsewhere/judge");
+    assert_string_equal(p.stages[1].config.model, "elsewhere/align/model");
+    bw_pipeline_free(&p);
+}
+
+static void assert_refused(const char *yaml, const char *part)
+{
+    bw_pipeline p;
+    int status = load(&p, yaml, 0, NULL);
+    if (status != BW_USAGE || !strstr(bw_error(), part))
+        fail_msg("status %d, '%s' is not in: %s", status, part, bw_error());
+    assert_int_equal(p.count, 0); /* nothing is left to free */
+}
+
+static void what_is_wrong_is_named_by_line(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"stages:\n  - {name: a, command: train}\n", "needs 'output: DIR'"},
+        {"output: o\n", "'stages:' must be a list"},
+        {"output: o\nstages: []\n", ":2: 'stages:' must be a list"},
+        {"output: o\nstages:\n  - a\n", ":3: a stage is a mapping"},
+        {"output: o\nstages:\n  - {command: train}\n", ":3: the stage needs a name"},
+        {"output: o\nstages:\n  - {name: ../up, command: train}\n", "letters, digits"},
+        {"output: o\nstages:\n  - {name: .., command: train}\n", "letters, digits"},
+        {"output: o\nstages:\n  - {name: a}\n", "needs a command, one of: train merge eval; found 'none'"},
+        {"output: o\nstages:\n  - {name: a, command: run}\n", "found 'run'"},
+        {"output: o\nstages:\n  - name: a\n    command: merge\n    lr: 1\n", ":5: lr: unknown to merge. It is an option of train."},
+        {"output: o\nstages:\n  - name: a\n    command: train\n    warmpu: 1\n", ":5: warmpu: unknown to train. Did you mean warmup?"},
+        {"output: o\nstages:\n  - name: a\n    command: train\n    output: x\n", ":5: output: belongs at the top"},
+        {"output: o\nstages:\n  - name: a\n    command: train\n    model: '@a/x'\n", ":5: model: '@a/x' names no stage before 'a'"},
+        {"output: o\nstages:\n  - name: a\n    command: train\n    model: '@b/x'\n", "names no stage"},
+        {"output: o\nstages:\n  - name: a\n    command: train\n    lr: 1\n    lr: 2\n", ":6: lr: is given twice"},
+        {"output: o\nstages:\n  - {name: a, command: train, model: m}\n", ":3: stage 'a': train: needs --data FILE"},
+        {"output: o\nlr: x\nstages:\n  - {name: a, command: train}\n", ":2: lr: 'x' is not a number"},
+        {"output: o\nlearn: 1\nstages: []\n", ":2: learn: unknown to run"},
+        {"output: o\ninput: x\nstages: []\n", ":2: input: unknown to run"},
+        {"output: o\noutput: p\nstages: []\n", ":2: output: is given twice"},
+        {"output: o\nstages: [{name: s, command: eval, model: m, harmful: h}, {name: s, command: eval}]\n", "an earlier stage of the name 's'"},
+        {"- a\n", "holds no pipeline"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_refused(cases[i][0], cases[i][1]);
+}
+
+static void there_are_at_most_64_stages(void **state)
+{
+    (void)state;
+    for (int count = 64; count <= 65; count++) {
+        bw_text yaml = {0};
+        assert_int_equal(bw_text_addf(&yaml, "output: o\nmodel: m\nharmful: h\nstages:\n"), BW_OK);
+        for (int i = 0; i < count; i++)
+            assert_int_equal(bw_text_addf(&yaml, "  - {name: s%d, command: eval}\n", i), BW_OK);
+        bw_pipeline p;
+        assert_int_equal(load(&p, yaml.data, 0, NULL), count == 64 ? BW_OK : BW_USAGE);
+        if (count == 64)
+            bw_pipeline_free(&p);
+        bw_text_free(&yaml);
+    }
+}
+
+static void a_command_line_that_no_stage_takes_is_refused(void **state)
+{
+    (void)state;
+    bw_pipeline p;
+    static const char *const words[] = {"--sede", "7"};
+    assert_int_equal(load(&p, three_stages, 2, words), BW_USAGE);
+    assert_non_null(strstr(bw_error(), "Did you mean --seed?"));
+}
+
+static int remove_file(void **state)
+{
+    (void)state;
+    return unlink(file);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stages_get_defaults_then_their_own_options),
+        cmocka_unit_test(the_command_line_wins_in_every_stage_that_takes_it),
+        cmocka_unit_test(what_is_wrong_is_named_by_line),
+        cmocka_unit_test(there_are_at_most_64_stages),
+        cmocka_unit_test(a_command_line_that_no_stage_takes_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, remove_file);
+}
