@@ -3,50 +3,65 @@
 #include "par/comms.h"
 
 /* Every rank takes over the failing rank's message, so that whoever speaks says the same. */
-static int share_message(const bw_grid *grid, int status, int from) {
+static int share_message(MPI_Comm comm, int status, bool mine, int from)
+{
     char message[2048] = "";
-    if (grid->rank == from)
+    if (mine)
         snprintf(message, sizeof message, "%s", bw_error());
-    BW_MPI(MPI_Bcast(message, sizeof message, MPI_CHAR, from, grid->comms->world));
+    BW_MPI(MPI_Bcast(message, sizeof message, MPI_CHAR, from, comm));
     bw_error_clear();
     return bw_fail(status, "%s", message);
 }
 
-int bw_agree(const bw_grid *grid, int status) {
+int bw_agree_on(MPI_Comm comm, int status)
+{
     struct {
         int status, rank;
-    } mine = {status, grid->rank}, worst = mine;
+    } mine = {.status = status}, worst;
+    BW_MPI(MPI_Comm_rank(comm, &mine.rank));
+    worst = mine;
     /* MPI_MAXLOC takes the lowest rank among equals. */
-    BW_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, grid->comms->world));
-    return worst.status == BW_OK ? BW_OK : share_message(grid, worst.status, worst.rank);
+    BW_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, comm));
+    return worst.status == BW_OK ? BW_OK : share_message(comm, worst.status, worst.rank == mine.rank, worst.rank);
 }
 
-int bw_barrier(const bw_grid *grid) {
+int bw_agree(const bw_grid *grid, int status)
+{
+    return bw_agree_on(grid->comms->world, status);
+}
+
+int bw_barrier(const bw_grid *grid)
+{
     BW_MPI(MPI_Barrier(grid->comms->world));
     return BW_OK;
 }
 
-static int part(int64_t left) {
+static int part(int64_t left)
+{
     return (int)(left < BW_MESSAGE_BYTES ? left : BW_MESSAGE_BYTES);
 }
 
-int bw_broadcast(const bw_grid *grid, void *bytes, int64_t count) {
+int bw_broadcast(const bw_grid *grid, void *bytes, int64_t count)
+{
     for (int64_t done = 0; done < count; done += part(count - done))
         BW_MPI(MPI_Bcast((char *)bytes + done, part(count - done), MPI_BYTE, 0, grid->comms->world));
     return BW_OK;
 }
 
-int bw_sum_ints(const bw_grid *grid, int64_t *values, int count) {
+int bw_sum_ints(const bw_grid *grid, int64_t *values, int count)
+{
     BW_MPI(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM, grid->comms->world));
     return BW_OK;
 }
 
-int bw_max_ints(const bw_grid *grid, int64_t *values, int count) {
+int bw_max_ints(const bw_grid *grid, int64_t *values, int count)
+{
     BW_MPI(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_MAX, grid->comms->world));
     return BW_OK;
 }
 
-int bw_min_max(const bw_grid *grid, double value, double *min, double *max) {
+int bw_min_max(const bw_grid *grid, double value, double *min, double *max)
+{
     double pair[2] = {-value, value}; /* the minimum is the maximum of the negated values: one exchange */
     BW_MPI(MPI_Allreduce(MPI_IN_PLACE, pair, 2, MPI_DOUBLE, MPI_MAX, grid->comms->world));
     *min = -pair[0];
@@ -55,19 +70,22 @@ int bw_min_max(const bw_grid *grid, double value, double *min, double *max) {
 }
 
 /* ---- collect ------------------------------------------------------------------------------------------------------ */
-static int send_all(const bw_grid *grid, const char *bytes, int64_t count) {
+static int send_all(const bw_grid *grid, const char *bytes, int64_t count)
+{
     for (int64_t done = 0; done < count; done += part(count - done))
         BW_MPI(MPI_Send(bytes + done, part(count - done), MPI_BYTE, 0, 0, grid->comms->world));
     return BW_OK;
 }
 
-static int receive_all(const bw_grid *grid, int from, char *bytes, int64_t count) {
+static int receive_all(const bw_grid *grid, int from, char *bytes, int64_t count)
+{
     for (int64_t done = 0; done < count; done += part(count - done))
         BW_MPI(MPI_Recv(bytes + done, part(count - done), MPI_BYTE, from, 0, grid->comms->world, MPI_STATUS_IGNORE));
     return BW_OK;
 }
 
-int bw_collect(const bw_grid *grid, const void *mine, int64_t count, char **all, int64_t *offsets) {
+int bw_collect(const bw_grid *grid, const void *mine, int64_t count, char **all, int64_t *offsets)
+{
     int64_t *ends = NULL; /* [size]: every rank's count, then where each rank's bytes end */
     char *bytes = NULL;
     int status = BW_NEW(ends, grid->size, "collect");

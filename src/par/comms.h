@@ -21,5 +21,7 @@ enum { BW_MESSAGE_BYTES = 1 << 30 };
 int bw_mpi_check(int code, const char *call);
 #define BW_MPI(call) BW_TRY(bw_mpi_check((call), #call))
 
+int bw_agree_on(MPI_Comm comm, int status); /* bw_agree among the ranks of `comm`; collective on it */
+
 void bw_blacs_finish(void); /* give back what BLACS holds; no grid may be open */
 #endif

@@ -33,12 +33,14 @@ typedef struct plan {
     int *holders;  /* [nodes]: ranks of the node that hold the position at hand */
 } plan;
 
-static int positions(const bw_grid *grid) {
+static int positions(const bw_grid *grid)
+{
     return grid->nprow * grid->npcol;
 }
 
 /* The holder of `position` with the least to do; among equals the one whose replica is nearest to the receiver's. */
-static int choose_sender(const bw_grid *grid, const plan *plan, int position, int node) {
+static int choose_sender(const bw_grid *grid, const plan *plan, int position, int node)
+{
     int home = plan->lowest[node] / positions(grid), best = -1, best_distance = 0;
     for (int replica = 0; replica < grid->replicas; replica++) {
         int rank = replica * positions(grid) + position, distance = (replica - home + grid->replicas) % grid->replicas;
@@ -51,7 +53,8 @@ static int choose_sender(const bw_grid *grid, const plan *plan, int position, in
     return best;
 }
 
-static int choose_receiver(const bw_grid *grid, const plan *plan, int node) {
+static int choose_receiver(const bw_grid *grid, const plan *plan, int node)
+{
     int best = -1;
     for (int rank = plan->lowest[node]; rank < grid->size; rank++)
         if (grid->comms->node_of[rank] == node && (best < 0 || plan->received[rank] < plan->received[best]))
@@ -59,14 +62,16 @@ static int choose_receiver(const bw_grid *grid, const plan *plan, int node) {
     return best;
 }
 
-static int add_route(route **routes, int *count, int limit, route route) {
+static int add_route(route **routes, int *count, int limit, route route)
+{
     if (!*routes)
         BW_TRY(BW_NEW(*routes, limit, "gather"));
     (*routes)[(*count)++] = route;
     return BW_OK;
 }
 
-static int plan_route(bw_gather *gather, plan *plan, int position, int node) {
+static int plan_route(bw_gather *gather, plan *plan, int position, int node)
+{
     const bw_grid *grid = gather->grid;
     int from = choose_sender(grid, plan, position, node), to = choose_receiver(grid, plan, node);
     plan->sent[from]++;
@@ -78,7 +83,8 @@ static int plan_route(bw_gather *gather, plan *plan, int position, int node) {
     return BW_OK;
 }
 
-static int plan_position(bw_gather *gather, plan *plan, int position) {
+static int plan_position(bw_gather *gather, plan *plan, int position)
+{
     const bw_grid *grid = gather->grid;
     memset(plan->holders, 0, sizeof *plan->holders * (size_t)grid->nodes);
     for (int rank = position; rank < grid->size; rank += positions(grid)) {
@@ -95,7 +101,8 @@ static int plan_position(bw_gather *gather, plan *plan, int position) {
     return BW_OK;
 }
 
-static int plan_all(bw_gather *gather) {
+static int plan_all(bw_gather *gather)
+{
     const bw_grid *grid = gather->grid;
     plan plan = {0};
     int status;
@@ -115,7 +122,8 @@ done:
     return status;
 }
 
-int bw_gather_create(bw_gather **out, const bw_grid *grid) {
+int bw_gather_create(bw_gather **out, const bw_grid *grid)
+{
     bw_gather *gather = NULL;
     int status = BW_NEW(gather, 1, "gather");
     if (status == BW_OK) {
@@ -129,7 +137,8 @@ int bw_gather_create(bw_gather **out, const bw_grid *grid) {
     return status;
 }
 
-void bw_gather_destroy(bw_gather **gather) {
+void bw_gather_destroy(bw_gather **gather)
+{
     if (!*gather)
         return;
     bw_free((*gather)->sends);
@@ -141,13 +150,15 @@ void bw_gather_destroy(bw_gather **gather) {
     *gather = NULL;
 }
 
-int64_t bw_gather_bytes(const bw_gather *gather) {
+int64_t bw_gather_bytes(const bw_gather *gather)
+{
     return gather->bytes;
 }
 
 /* ---- sizes -------------------------------------------------------------------------------------------------------- */
 /* The piece that another position of the grid holds, without its data. */
-static bw_matrix piece_at(const bw_matrix *mine, int position) {
+static bw_matrix piece_at(const bw_matrix *mine, int position)
+{
     bw_matrix piece = *mine;
     const bw_bcyc *layout = &mine->layout;
     piece.myrow = position / layout->npcol;
@@ -159,16 +170,19 @@ static bw_matrix piece_at(const bw_matrix *mine, int position) {
     return piece;
 }
 
-static int64_t piece_bytes(const bw_matrix *piece) {
+static int64_t piece_bytes(const bw_matrix *piece)
+{
     return piece->rows * piece->cols * (int64_t)bw_piece_bytes(piece->type);
 }
 
-static int64_t messages(int64_t bytes) {
+static int64_t messages(int64_t bytes)
+{
     return (bytes + BW_MESSAGE_BYTES - 1) / BW_MESSAGE_BYTES;
 }
 
 /* Position 0 holds the most of every matrix, so these bounds hold for every rank and are the same on every rank. */
-static void bounds(const bw_gather_item *items, int count, int64_t *bytes, int64_t *parts) {
+static void bounds(const bw_gather_item *items, int count, int64_t *bytes, int64_t *parts)
+{
     *bytes = *parts = 0;
     for (int i = 0; i < count; i++) {
         bw_matrix largest = piece_at(items[i].piece, 0);
@@ -177,7 +191,8 @@ static void bounds(const bw_gather_item *items, int count, int64_t *bytes, int64
     }
 }
 
-static int grow(bw_gather *gather, int count, int64_t bytes, int64_t parts) {
+static int grow(bw_gather *gather, int count, int64_t bytes, int64_t parts)
+{
     bw_free(gather->items);
     bw_free(gather->buffer);
     bw_free(gather->requests);
@@ -190,7 +205,8 @@ static int grow(bw_gather *gather, int count, int64_t bytes, int64_t parts) {
 }
 
 /* All ranks grow at the same call or none does, so that only then need they agree that all have the memory. */
-static int reserve(bw_gather *gather, const bw_gather_item *items, int count) {
+static int reserve(bw_gather *gather, const bw_gather_item *items, int count)
+{
     int64_t bytes, parts;
     bounds(items, count, &bytes, &parts);
     if (count <= gather->item_capacity && bytes <= gather->piece_capacity && parts <= gather->message_capacity)
@@ -206,11 +222,13 @@ static int reserve(bw_gather *gather, const bw_gather_item *items, int count) {
 }
 
 /* ---- start -------------------------------------------------------------------------------------------------------- */
-static int part(int64_t left) {
+static int part(int64_t left)
+{
     return (int)(left < BW_MESSAGE_BYTES ? left : BW_MESSAGE_BYTES);
 }
 
-static int post_receives(bw_gather *gather, const route *route, char *buffer) {
+static int post_receives(bw_gather *gather, const route *route, char *buffer)
+{
     MPI_Comm comm = gather->grid->comms->gather;
     for (int i = 0; i < gather->count; i++) {
         bw_matrix piece = piece_at(gather->items[i].piece, route->position);
@@ -223,7 +241,8 @@ static int post_receives(bw_gather *gather, const route *route, char *buffer) {
     return BW_OK;
 }
 
-static int post_sends(bw_gather *gather, const route *route) {
+static int post_sends(bw_gather *gather, const route *route)
+{
     MPI_Comm comm = gather->grid->comms->gather;
     for (int i = 0; i < gather->count; i++) {
         const bw_matrix *piece = gather->items[i].piece;
@@ -236,7 +255,8 @@ static int post_sends(bw_gather *gather, const route *route) {
     return BW_OK;
 }
 
-int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count) {
+int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count)
+{
     BW_ASSERT(gather->count == 0);
     BW_TRY(reserve(gather, items, count));
     if (count > 0)
@@ -252,7 +272,8 @@ int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count) {
 }
 
 /* ---- finish ------------------------------------------------------------------------------------------------------- */
-static int unpack_block(void *context, const bw_matrix *piece, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block) {
+static int unpack_block(void *context, const bw_matrix *piece, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
+{
     const bw_gather_item *item = context;
     float *out = item->dense + i * item->ld + j;
     bw_block_to_dense(out, item->ld, block, piece->type, piece->ld, rows, cols);
@@ -261,7 +282,8 @@ static int unpack_block(void *context, const bw_matrix *piece, int64_t i, int64_
     return BW_OK;
 }
 
-static void unpack_received(bw_gather *gather, const route *route, char *buffer) {
+static void unpack_received(bw_gather *gather, const route *route, char *buffer)
+{
     for (int i = 0; i < gather->count; i++) {
         bw_matrix piece = piece_at(gather->items[i].piece, route->position);
         piece.data = buffer;
@@ -270,7 +292,8 @@ static void unpack_received(bw_gather *gather, const route *route, char *buffer)
     }
 }
 
-static int wait_and_unpack(bw_gather *gather) {
+static int wait_and_unpack(bw_gather *gather)
+{
     for (int i = 0; i < gather->count; i++) /* own pieces while the others' are on their way */
         bw_matrix_visit_share(gather->items[i].piece, gather->share, gather->shares, unpack_block, &gather->items[i]);
     BW_MPI(MPI_Waitall(gather->n_receiving, gather->requests, MPI_STATUSES_IGNORE));
@@ -280,7 +303,8 @@ static int wait_and_unpack(bw_gather *gather) {
     return BW_OK;
 }
 
-int bw_gather_finish(bw_gather *gather) {
+int bw_gather_finish(bw_gather *gather)
+{
     int status = wait_and_unpack(gather);
     gather->count = 0;
     int synced = bw_node_sync(gather->grid);

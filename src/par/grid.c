@@ -5,7 +5,8 @@
 #include "par/comms.h"
 
 /* ---- shape ------------------------------------------------------------------------------------------------------- */
-static void nearest_to_square(int ranks, int *nprow, int *npcol) {
+static void nearest_to_square(int ranks, int *nprow, int *npcol)
+{
     int p = 1;
     for (int i = 1; (int64_t)i * i <= ranks; i++)
         if (ranks % i == 0)
@@ -14,7 +15,8 @@ static void nearest_to_square(int ranks, int *nprow, int *npcol) {
     *npcol = ranks / p;
 }
 
-static int suggest(int status, int size, const char *shape, int replicas) {
+static int suggest(int status, int size, const char *shape, int replicas)
+{
     int p, q;
     nearest_to_square(size, &p, &q);
     return bw_fail(status,
@@ -23,7 +25,8 @@ static int suggest(int status, int size, const char *shape, int replicas) {
                    shape, replicas, size, size, p, q, size);
 }
 
-static bool parse_factor(const char **text, char end, int *value) {
+static bool parse_factor(const char **text, char end, int *value)
+{
     char *rest = NULL;
     if (**text < '0' || **text > '9')
         return false;
@@ -35,14 +38,16 @@ static bool parse_factor(const char **text, char end, int *value) {
     return true;
 }
 
-static int fixed_shape(const char *shape, int *nprow, int *npcol) {
+static int fixed_shape(const char *shape, int *nprow, int *npcol)
+{
     const char *text = shape;
     if (!parse_factor(&text, 'x', nprow) || !parse_factor(&text, '\0', npcol))
         return bw_fail(BW_USAGE, "grid \"%s\" is not a shape: write \"auto\" or rows x columns, such as \"2x2\"", shape);
     return BW_OK;
 }
 
-static int choose_shape(bw_grid *grid, const char *shape, int replicas) {
+static int choose_shape(bw_grid *grid, const char *shape, int replicas)
+{
     if (replicas < 0)
         return bw_fail(BW_USAGE, "replicas is %d: write a count, or 0 for as many as fit", replicas);
     if (strcmp(shape, "auto") == 0) {
@@ -60,7 +65,8 @@ static int choose_shape(bw_grid *grid, const char *shape, int replicas) {
     return BW_OK;
 }
 
-static void place(bw_grid *grid) {
+static void place(bw_grid *grid)
+{
     int ranks = grid->nprow * grid->npcol;
     grid->replica = grid->rank / ranks;
     grid->myrow = grid->rank % ranks / grid->npcol;
@@ -68,7 +74,8 @@ static void place(bw_grid *grid) {
 }
 
 /* ---- communicators ------------------------------------------------------------------------------------------------ */
-static int open_node(bw_grid *grid, int ranks_per_node) {
+static int open_node(bw_grid *grid, int ranks_per_node)
+{
     bw_comms *comms = grid->comms;
     BW_MPI(MPI_Comm_split_type(comms->world, MPI_COMM_TYPE_SHARED, grid->rank, MPI_INFO_NULL, &comms->node));
     if (ranks_per_node > 0) {
@@ -85,7 +92,8 @@ static int open_node(bw_grid *grid, int ranks_per_node) {
 }
 
 /* Nodes are numbered in the order of their lowest world rank. */
-static int number_nodes(bw_grid *grid) {
+static int number_nodes(bw_grid *grid)
+{
     int leader = grid->rank;
     int *node_of = grid->comms->node_of;
     BW_MPI(MPI_Bcast(&leader, 1, MPI_INT, 0, grid->comms->node));
@@ -96,7 +104,8 @@ static int number_nodes(bw_grid *grid) {
     return BW_OK;
 }
 
-static int open_comms(bw_grid *grid, int ranks_per_node) {
+static int open_comms(bw_grid *grid, int ranks_per_node)
+{
     bw_comms *comms = grid->comms;
     BW_MPI(MPI_Comm_dup(comms->world, &comms->gather));
     BW_MPI(MPI_Comm_dup(comms->world, &comms->reduce));
@@ -105,7 +114,8 @@ static int open_comms(bw_grid *grid, int ranks_per_node) {
     return number_nodes(grid);
 }
 
-static int allocate(bw_grid **out) {
+static int allocate(bw_grid **out)
+{
     bw_grid *grid = NULL;
     BW_TRY(BW_NEW(grid, 1, "grid"));
     *out = grid;
@@ -117,19 +127,11 @@ static int allocate(bw_grid **out) {
     return BW_NEW(grid->comms->node_of, grid->size, "grid");
 }
 
-/* The one place where no grid exists to agree on: a rank without memory for the grid itself must not leave the others waiting. */
-static int agree_without_grid(int status) {
-    int worst = status;
-    BW_MPI(MPI_Allreduce(&status, &worst, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD));
-    if (status == BW_OK && worst != BW_OK)
-        return bw_fail(worst, "another rank could not set up its part of the grid");
-    return worst;
-}
-
-int bw_grid_create(bw_grid **out, const char *shape, int replicas, int ranks_per_node) {
+int bw_grid_create(bw_grid **out, const char *shape, int replicas, int ranks_per_node)
+{
     bw_grid *grid = NULL;
     int status;
-    BW_GO(agree_without_grid(allocate(&grid)));
+    BW_GO(bw_agree_on(MPI_COMM_WORLD, allocate(&grid)));
     BW_GO(choose_shape(grid, shape, replicas)); /* the same input everywhere, so the same answer everywhere */
     if (ranks_per_node < 0)
         BW_GO(bw_fail(BW_USAGE, "ranks per node is %d: write a count, or 0 for the nodes as they are", ranks_per_node));
@@ -144,7 +146,8 @@ done:
     return status;
 }
 
-void bw_grid_destroy(bw_grid **grid) {
+void bw_grid_destroy(bw_grid **grid)
+{
     if (!*grid)
         return;
     bw_comms *comms = (*grid)->comms;

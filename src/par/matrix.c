@@ -3,11 +3,13 @@
 
 static const size_t entry_bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
 
-size_t bw_piece_bytes(bw_piece_type type) {
+size_t bw_piece_bytes(bw_piece_type type)
+{
     return entry_bytes[type];
 }
 
-int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose) {
+int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose)
+{
     BW_ASSERT(m >= 0 && n >= 0 && mb > 0 && nb > 0);
     *matrix = (bw_matrix){.layout = {m, n, mb, nb, grid->nprow, grid->npcol}, .type = type, .myrow = grid->myrow, .mycol = grid->mycol};
     matrix->rows = bw_bcyc_count(m, mb, grid->myrow, grid->nprow);
@@ -21,17 +23,20 @@ int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type,
     return matrix->data ? BW_OK : BW_SYSTEM;
 }
 
-void bw_matrix_free(bw_matrix *matrix) {
+void bw_matrix_free(bw_matrix *matrix)
+{
     bw_free(matrix->data);
     *matrix = (bw_matrix){0};
 }
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------- */
-static int64_t least(int64_t a, int64_t b) {
+static int64_t least(int64_t a, int64_t b)
+{
     return a < b ? a : b;
 }
 
-int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_block_visitor visit, void *context) {
+int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_block_visitor visit, void *context)
+{
     const bw_bcyc *layout = &matrix->layout;
     int64_t index = 0;
     for (int64_t lj = 0; lj < matrix->cols; lj += layout->nb) {
@@ -47,7 +52,8 @@ int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_blo
     return BW_OK;
 }
 
-int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context) {
+int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context)
+{
     return bw_matrix_visit_share(matrix, 0, 1, visit, context);
 }
 
@@ -57,7 +63,8 @@ typedef struct dense_view {
     int64_t ld;
 } dense_view;
 
-static int fill_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block) {
+static int fill_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
+{
     const dense_view *dense = context;
     for (int64_t c = 0; c < cols; c++)
         for (int64_t r = 0; r < rows; r++) {
@@ -81,7 +88,8 @@ static int fill_block(void *context, const bw_matrix *matrix, int64_t i, int64_t
     return BW_OK;
 }
 
-void bw_matrix_from_dense(bw_matrix *matrix, const float *dense, int64_t ld) {
+void bw_matrix_from_dense(bw_matrix *matrix, const float *dense, int64_t ld)
+{
     dense_view view = {(float *)(uintptr_t)dense, ld}; /* only read */
     bw_matrix_visit(matrix, fill_block, &view);
 }
@@ -91,25 +99,29 @@ enum { TILE = 16 }; /* 16 floats are a cache line: a tile's lines are all in L1 
 
 typedef void (*column_reader)(float *out, const void *column, int64_t at, int64_t count);
 
-static void read_f32(float *out, const void *column, int64_t at, int64_t count) {
+static void read_f32(float *out, const void *column, int64_t at, int64_t count)
+{
     const float *in = (const float *)column + at;
     for (int64_t i = 0; i < count; i++)
         out[i] = in[i];
 }
 
-static void read_f64(float *out, const void *column, int64_t at, int64_t count) {
+static void read_f64(float *out, const void *column, int64_t at, int64_t count)
+{
     const double *in = (const double *)column + at;
     for (int64_t i = 0; i < count; i++)
         out[i] = (float)in[i];
 }
 
-static void read_bf16(float *out, const void *column, int64_t at, int64_t count) {
+static void read_bf16(float *out, const void *column, int64_t at, int64_t count)
+{
     const uint16_t *in = (const uint16_t *)column + at;
     for (int64_t i = 0; i < count; i++)
         out[i] = bw_bf16_to(in[i]);
 }
 
-static void read_f16(float *out, const void *column, int64_t at, int64_t count) {
+static void read_f16(float *out, const void *column, int64_t at, int64_t count)
+{
     const uint16_t *in = (const uint16_t *)column + at;
     for (int64_t i = 0; i < count; i++)
         out[i] = bw_f16_to(in[i]);
@@ -118,7 +130,8 @@ static void read_f16(float *out, const void *column, int64_t at, int64_t count) 
 static const column_reader readers[] = {[BW_PIECE_F32] = read_f32, [BW_PIECE_F64] = read_f64, [BW_PIECE_BF16] = read_bf16, [BW_PIECE_F16] = read_f16};
 
 static void turn_tile(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t r, int64_t rows, int64_t c,
-                      int64_t cols) {
+                      int64_t cols)
+{
     float tile[TILE][TILE]; /* [column][row] */
     for (int64_t j = 0; j < cols; j++)
         readers[type](tile[j], block, r + (c + j) * block_ld, rows);
@@ -127,19 +140,22 @@ static void turn_tile(float *out, int64_t ld, const void *block, bw_piece_type t
             out[(r + i) * ld + c + j] = tile[j][i];
 }
 
-void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols) {
+void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols)
+{
     for (int64_t r = 0; r < rows; r += TILE)
         for (int64_t c = 0; c < cols; c += TILE)
             turn_tile(out, ld, block, type, block_ld, r, least(TILE, rows - r), c, least(TILE, cols - c));
 }
 
-static int copy_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block) {
+static int copy_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
+{
     const dense_view *dense = context;
     bw_block_to_dense(dense->data + i * dense->ld + j, dense->ld, block, matrix->type, matrix->ld, rows, cols);
     return BW_OK;
 }
 
-void bw_matrix_add_to_dense(const bw_matrix *matrix, float *dense, int64_t ld) {
+void bw_matrix_add_to_dense(const bw_matrix *matrix, float *dense, int64_t ld)
+{
     dense_view view = {dense, ld};
     bw_matrix_visit(matrix, copy_block, &view);
 }

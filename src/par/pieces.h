@@ -12,23 +12,27 @@ void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type 
 /* Visit only the blocks whose local number is `share` modulo `shares`. */
 int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_block_visitor visit, void *context);
 
-static inline float bw_bits_to_float(uint32_t bits) {
+static inline float bw_bits_to_float(uint32_t bits)
+{
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline uint32_t bw_float_to_bits(float value) {
+static inline uint32_t bw_float_to_bits(float value)
+{
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline float bw_bf16_to(uint16_t half) {
+static inline float bw_bf16_to(uint16_t half)
+{
     return bw_bits_to_float((uint32_t)half << 16);
 }
 
-static inline uint16_t bw_bf16_from(float value) {
+static inline uint16_t bw_bf16_from(float value)
+{
     uint32_t bits = bw_float_to_bits(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(bits >> 16 | 0x40u); /* rounding could carry a NaN into infinity */
@@ -36,7 +40,8 @@ static inline uint16_t bw_bf16_from(float value) {
 }
 
 /* Exact in integers and so free of the CPU's denormal mode: the exponent is rebased, and a denormal is mantissa * 2^-24. */
-static inline float bw_f16_to(uint16_t half) {
+static inline float bw_f16_to(uint16_t half)
+{
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16, magnitude = half & 0x7fffu;
     float small = (float)magnitude * 0x1p-24f;
     uint32_t bits = magnitude >= 0x7c00u ? (magnitude << 13) + 0x70000000u /* 255 - 31 */
@@ -45,7 +50,8 @@ static inline float bw_f16_to(uint16_t half) {
 }
 
 /* To nearest even. Adding 1.5 * 2^23 rounds a float to an integer, here to a multiple of 2^-24, the spacing of f16's denormals. */
-static inline uint16_t bw_f16_from(float value) {
+static inline uint16_t bw_f16_from(float value)
+{
     uint32_t bits = bw_float_to_bits(value), magnitude = bits & 0x7fffffffu;
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
     if (magnitude > 0x7f800000u)

@@ -38,7 +38,8 @@ struct bw_reduce {
 };
 
 /* ---- create ------------------------------------------------------------------------------------------------------- */
-static int64_t lay_out(bw_reduce *reduce, const int *bucket_of) {
+static int64_t lay_out(bw_reduce *reduce, const int *bucket_of)
+{
     int64_t at = 0;
     for (int b = 0; b < reduce->buckets; b++) {
         reduce->bucket[b].offset = at;
@@ -55,18 +56,21 @@ static int64_t lay_out(bw_reduce *reduce, const int *bucket_of) {
     return at;
 }
 
-static int part(int64_t left) {
+static int part(int64_t left)
+{
     return (int)(left < BW_MESSAGE_BYTES / 8 ? left : BW_MESSAGE_BYTES / 8);
 }
 
-static int64_t count_requests(const bw_reduce *reduce) {
+static int64_t count_requests(const bw_reduce *reduce)
+{
     int64_t requests = 0;
     for (int b = 0; b < reduce->buckets; b++)
         requests += (reduce->bucket[b].count + BW_MESSAGE_BYTES / 8 - 1) / (BW_MESSAGE_BYTES / 8);
     return requests;
 }
 
-static int fill(bw_reduce *reduce, const bw_grid *grid, int tensors, const int64_t *sizes, const int *bucket_of, int buckets) {
+static int fill(bw_reduce *reduce, const bw_grid *grid, int tensors, const int64_t *sizes, const int *bucket_of, int buckets)
+{
     reduce->grid = grid;
     reduce->tensors = tensors;
     reduce->buckets = buckets;
@@ -84,7 +88,8 @@ static int fill(bw_reduce *reduce, const bw_grid *grid, int tensors, const int64
     return BW_NEW(reduce->requests, count_requests(reduce), "gradient sums");
 }
 
-int bw_reduce_create(bw_reduce **out, const bw_grid *grid, int tensors, const int64_t *sizes, const int *bucket_of, int buckets) {
+int bw_reduce_create(bw_reduce **out, const bw_grid *grid, int tensors, const int64_t *sizes, const int *bucket_of, int buckets)
+{
     bw_reduce *reduce = NULL;
     int status = BW_NEW(reduce, 1, "gradient sums");
     if (status == BW_OK)
@@ -96,7 +101,8 @@ int bw_reduce_create(bw_reduce **out, const bw_grid *grid, int tensors, const in
     return status;
 }
 
-void bw_reduce_destroy(bw_reduce **reduce) {
+void bw_reduce_destroy(bw_reduce **reduce)
+{
     if (!*reduce)
         return;
     bw_free((*reduce)->sizes);
@@ -111,11 +117,13 @@ void bw_reduce_destroy(bw_reduce **reduce) {
 }
 
 /* ---- exponents ---------------------------------------------------------------------------------------------------- */
-static int clamp_exponent(int exponent) {
+static int clamp_exponent(int exponent)
+{
     return exponent < LEAST_EXPONENT ? LEAST_EXPONENT : exponent > LARGEST_EXPONENT ? LARGEST_EXPONENT : exponent;
 }
 
-void bw_reduce_exponents(bw_reduce *reduce, int *exponents, bool set) {
+void bw_reduce_exponents(bw_reduce *reduce, int *exponents, bool set)
+{
     for (int t = 0; t < reduce->tensors; t++)
         if (set)
             reduce->exponents[t] = clamp_exponent(exponents[t]); /* from a file, perhaps */
@@ -123,12 +131,14 @@ void bw_reduce_exponents(bw_reduce *reduce, int *exponents, bool set) {
             exponents[t] = reduce->exponents[t];
 }
 
-void bw_reduce_widen(bw_reduce *reduce) {
+void bw_reduce_widen(bw_reduce *reduce)
+{
     for (int t = 0; t < reduce->tensors; t++)
         reduce->exponents[t] = clamp_exponent(reduce->exponents[t] - HEADROOM_BITS);
 }
 
-static uint64_t largest_magnitude(const int64_t *sums, int64_t count) {
+static uint64_t largest_magnitude(const int64_t *sums, int64_t count)
+{
     uint64_t largest = 0;
     for (int64_t i = 0; i < count; i++) {
         uint64_t magnitude = sums[i] < 0 ? -(uint64_t)sums[i] : (uint64_t)sums[i];
@@ -138,7 +148,8 @@ static uint64_t largest_magnitude(const int64_t *sums, int64_t count) {
 }
 
 /* A tensor without any gradient tells nothing, and keeps its exponent. */
-void bw_reduce_advance(bw_reduce *reduce) {
+void bw_reduce_advance(bw_reduce *reduce)
+{
     for (int t = 0; t < reduce->tensors; t++) {
         uint64_t largest = largest_magnitude(reduce->memory + reduce->offsets[t], reduce->sizes[t]);
         if (largest == 0)
@@ -149,7 +160,8 @@ void bw_reduce_advance(bw_reduce *reduce) {
 }
 
 /* ---- add ---------------------------------------------------------------------------------------------------------- */
-void bw_reduce_begin(bw_reduce *reduce) {
+void bw_reduce_begin(bw_reduce *reduce)
+{
     int64_t entries = 0;
     for (int b = 0; b < reduce->buckets; b++)
         entries += reduce->bucket[b].count;
@@ -159,7 +171,8 @@ void bw_reduce_begin(bw_reduce *reduce) {
 }
 
 /* Bits of the largest magnitude. Without their sign, IEEE numbers order as integers do, and Inf and NaN come above all others. */
-static uint32_t largest_bits(const float *values, int64_t count) {
+static uint32_t largest_bits(const float *values, int64_t count)
+{
     uint32_t largest = 0;
     for (int64_t i = 0; i < count; i++) {
         uint32_t bits;
@@ -172,7 +185,8 @@ static uint32_t largest_bits(const float *values, int64_t count) {
 
 /* Adding 1.5 * 2^52 to a double rounds it to an integer, nearest even, which then lies in the low bits. That reaches 2^51, so a value is split:
  * the high part in multiples of 2^32, the rest exactly. No instruction here needs more than SSE2, and all of it vectorises. */
-static void add_fixed(int64_t *sums, const float *gradient, int64_t count, double scale) {
+static void add_fixed(int64_t *sums, const float *gradient, int64_t count, double scale)
+{
     const double magic = 0x1.8p52;
     int64_t magic_bits;
     memcpy(&magic_bits, &magic, sizeof magic_bits);
@@ -188,7 +202,8 @@ static void add_fixed(int64_t *sums, const float *gradient, int64_t count, doubl
     }
 }
 
-void bw_reduce_add(bw_reduce *reduce, int tensor, const float *gradient) {
+void bw_reduce_add(bw_reduce *reduce, int tensor, const float *gradient)
+{
     int64_t count = reduce->sizes[tensor];
     uint32_t bits = largest_bits(gradient, count);
     int64_t *bound = reduce->memory + reduce->bounds[tensor];
@@ -209,7 +224,8 @@ void bw_reduce_add(bw_reduce *reduce, int tensor, const float *gradient) {
 }
 
 /* ---- sum over ranks ------------------------------------------------------------------------------------------------ */
-int bw_reduce_launch(bw_reduce *reduce, int bucket) {
+int bw_reduce_launch(bw_reduce *reduce, int bucket)
+{
     MPI_Comm comm = reduce->grid->comms->reduce;
     int64_t *memory = reduce->memory + reduce->bucket[bucket].offset, count = reduce->bucket[bucket].count;
     for (int64_t done = 0; done < count; done += part(count - done))
@@ -217,7 +233,8 @@ int bw_reduce_launch(bw_reduce *reduce, int bucket) {
     return BW_OK;
 }
 
-int bw_reduce_finish(bw_reduce *reduce) {
+int bw_reduce_finish(bw_reduce *reduce)
+{
     int count = reduce->n_requests;
     reduce->n_requests = 0;
     BW_MPI(MPI_Waitall(count, reduce->requests, MPI_STATUSES_IGNORE));
@@ -227,22 +244,26 @@ int bw_reduce_finish(bw_reduce *reduce) {
     return BW_OK;
 }
 
-bool bw_reduce_overflowed(const bw_reduce *reduce) {
+bool bw_reduce_overflowed(const bw_reduce *reduce)
+{
     return reduce->overflowed;
 }
 
-bool bw_reduce_nonfinite(const bw_reduce *reduce) {
+bool bw_reduce_nonfinite(const bw_reduce *reduce)
+{
     return reduce->nonfinite;
 }
 
-const int64_t *bw_reduce_sum(const bw_reduce *reduce, int tensor) {
+const int64_t *bw_reduce_sum(const bw_reduce *reduce, int tensor)
+{
     return reduce->memory + reduce->offsets[tensor];
 }
 
 /* ---- norm --------------------------------------------------------------------------------------------------------- */
 enum { LANES = 8 }; /* as many partial sums as a vector holds: the order is fixed, and the compiler may still use vectors */
 
-static double sum_of_squares(const int64_t *sums, int64_t count, double unit) {
+static double sum_of_squares(const int64_t *sums, int64_t count, double unit)
+{
     double lanes[LANES] = {0}, total = 0;
     int64_t whole = count / LANES * LANES;
     for (int64_t i = 0; i < whole; i += LANES)
@@ -257,7 +278,8 @@ static double sum_of_squares(const int64_t *sums, int64_t count, double unit) {
     return total;
 }
 
-double bw_reduce_norm(const bw_reduce *reduce) {
+double bw_reduce_norm(const bw_reduce *reduce)
+{
     double total = 0;
     for (int t = 0; t < reduce->tensors; t++)
         total += sum_of_squares(reduce->memory + reduce->offsets[t], reduce->sizes[t], ldexp(1.0, -reduce->exponents[t]));

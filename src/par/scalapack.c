@@ -33,14 +33,16 @@ void dsyev_(const char *job, const char *half, const int *n, double *a, const in
 static const int one = 1;
 
 /* ---- contexts ----------------------------------------------------------------------------------------------------- */
-int bw_blacs_open(bw_grid *grid) {
+int bw_blacs_open(bw_grid *grid)
+{
     grid->comms->blacs = Csys2blacs_handle(grid->comms->grid);
     grid->context = grid->comms->blacs;
     Cblacs_gridinit(&grid->context, "Row", grid->nprow, grid->npcol);
     return grid->context >= 0 ? BW_OK : bw_fail(BW_SYSTEM, "BLACS opened no %d x %d grid", grid->nprow, grid->npcol);
 }
 
-void bw_blacs_close(bw_grid *grid) {
+void bw_blacs_close(bw_grid *grid)
+{
     if (grid->context >= 0)
         Cblacs_gridexit(grid->context);
     if (grid->comms->blacs >= 0)
@@ -48,12 +50,14 @@ void bw_blacs_close(bw_grid *grid) {
     grid->context = grid->comms->blacs = -1;
 }
 
-void bw_blacs_finish(void) {
+void bw_blacs_finish(void)
+{
     Cblacs_exit(1);
 }
 
 /* ScaLAPACK counts and addresses with 32-bit integers, inside one piece too. */
-static int describe(const bw_grid *grid, const bw_matrix *matrix, int descriptor[DESCRIPTOR]) {
+static int describe(const bw_grid *grid, const bw_matrix *matrix, int descriptor[DESCRIPTOR])
+{
     const bw_bcyc *layout = &matrix->layout;
     if (layout->m > INT_MAX || layout->n > INT_MAX || matrix->rows * matrix->cols > INT_MAX / (int64_t)sizeof(double))
         return bw_fail(BW_SYSTEM, "a %lld x %lld matrix with pieces of %lld x %lld is more than ScaLAPACK's 32-bit integers address; use more ranks",
@@ -64,18 +68,21 @@ static int describe(const bw_grid *grid, const bw_matrix *matrix, int descriptor
     return BW_OK;
 }
 
-static bool empty(const bw_matrix *matrix) {
+static bool empty(const bw_matrix *matrix)
+{
     return matrix->layout.m == 0 || matrix->layout.n == 0;
 }
 
 /* ---- multiply ------------------------------------------------------------------------------------------------------ */
-static void scale_piece(double beta, bw_matrix *c) {
+static void scale_piece(double beta, bw_matrix *c)
+{
     double *data = c->data;
     for (int64_t i = 0; i < c->rows * c->cols; i++)
         data[i] = beta == 0 ? 0 : beta * data[i];
 }
 
-int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, const bw_matrix *a, const bw_matrix *b, double beta, bw_matrix *c) {
+int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, const bw_matrix *a, const bw_matrix *b, double beta, bw_matrix *c)
+{
     int64_t m = trans_a ? a->layout.n : a->layout.m, k = trans_a ? a->layout.m : a->layout.n;
     int64_t k_b = trans_b ? b->layout.n : b->layout.m, n = trans_b ? b->layout.m : b->layout.n;
     int desc_a[DESCRIPTOR], desc_b[DESCRIPTOR], desc_c[DESCRIPTOR];
@@ -95,7 +102,8 @@ int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, cons
 }
 
 /* ---- copy between layouts ------------------------------------------------------------------------------------------ */
-int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to) {
+int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to)
+{
     int desc_from[DESCRIPTOR], desc_to[DESCRIPTOR];
     BW_ASSERT(from->type == to->type && (from->type == BW_PIECE_F64 || from->type == BW_PIECE_F32));
     BW_ASSERT(from->layout.m == to->layout.m && from->layout.n == to->layout.n);
@@ -112,7 +120,8 @@ int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to) {
 }
 
 /* ---- norm ---------------------------------------------------------------------------------------------------------- */
-double bw_pnorm(const bw_grid *grid, const bw_matrix *a) {
+double bw_pnorm(const bw_grid *grid, const bw_matrix *a)
+{
     const double *data = a->data;
     double sum = 0;
     for (int64_t i = 0; i < a->rows * a->cols; i++)
@@ -132,7 +141,8 @@ typedef struct factored {
     int lwork, k; /* k = min(m, n) reflectors */
 } factored;
 
-static void free_factored(factored *qr) {
+static void free_factored(factored *qr)
+{
     bw_matrix_free(&qr->matrix);
     bw_free(qr->tau);
     bw_free(qr->work);
@@ -141,7 +151,8 @@ static void free_factored(factored *qr) {
 }
 
 /* The documented minima of p?geqpf and p?orgqr, and room to spare: a workspace query reads arrays that are not there yet. */
-static int allocate_factored(const bw_grid *grid, factored *qr, const bw_bcyc *layout) {
+static int allocate_factored(const bw_grid *grid, factored *qr, const bw_bcyc *layout)
+{
     int block = QR_BLOCK;
     BW_TRY(bw_matrix_create(&qr->matrix, grid, BW_PIECE_F64, layout->m, layout->n, block, block, "qr"));
     int64_t rows = qr->matrix.rows, cols = qr->matrix.cols;
@@ -153,7 +164,8 @@ static int allocate_factored(const bw_grid *grid, factored *qr, const bw_bcyc *l
     return BW_NEW(qr->work, qr->lwork, "qr");
 }
 
-static int read_diagonal(const bw_grid *grid, factored *qr) {
+static int read_diagonal(const bw_grid *grid, factored *qr)
+{
     const bw_matrix *matrix = &qr->matrix;
     int block = matrix->layout.nb;
     for (int i = 0; i < qr->k; i++)
@@ -164,7 +176,8 @@ static int read_diagonal(const bw_grid *grid, factored *qr) {
 }
 
 /* Pivoting leaves the diagonal falling, so the rank is where it first drops below the rounding of what was factored. */
-static int count_rank(const factored *qr) {
+static int count_rank(const factored *qr)
+{
     double limit = (double)qr->matrix.layout.n * (double)FLT_EPSILON * fabs(qr->diagonal[0]);
     int rank = 0;
     while (rank < qr->k && fabs(qr->diagonal[rank]) > limit)
@@ -172,14 +185,16 @@ static int count_rank(const factored *qr) {
     return rank;
 }
 
-static void clear_columns_from(bw_matrix *q, int64_t first) {
+static void clear_columns_from(bw_matrix *q, int64_t first)
+{
     for (int64_t c = 0; c < q->cols; c++)
         if (bw_bcyc_global(c, q->layout.nb, q->mycol, q->layout.npcol) >= first)
             for (int64_t r = 0; r < q->rows; r++)
                 ((double *)q->data)[r + c * q->ld] = 0;
 }
 
-static int factor(const bw_grid *grid, factored *qr, int *rank) {
+static int factor(const bw_grid *grid, factored *qr, int *rank)
+{
     int descriptor[DESCRIPTOR], info = 0;
     BW_TRY(describe(grid, &qr->matrix, descriptor));
     const int *m = &descriptor[2], *n = &descriptor[3];
@@ -192,13 +207,8 @@ static int factor(const bw_grid *grid, factored *qr, int *rank) {
     return info == 0 ? BW_OK : bw_fail(BW_BUG, "pdorgqr refused argument %d of a %d x %d matrix", -info, *m, qr->k);
 }
 
-static int agree_on_grid(const bw_grid *grid, int status) {
-    int worst = status;
-    BW_MPI(MPI_Allreduce(&status, &worst, 1, MPI_INT, MPI_MAX, grid->comms->grid));
-    return status == BW_OK && worst != BW_OK ? bw_fail(worst, "another rank of the grid has no memory for the QR factors") : worst;
-}
-
-int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank) {
+int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank)
+{
     factored qr = {0};
     int status = BW_OK;
     BW_ASSERT(a->type == BW_PIECE_F64 && q->type == BW_PIECE_F64 && a->layout.m == q->layout.m && a->layout.n == q->layout.n);
@@ -210,7 +220,7 @@ int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank) {
     if (!isfinite(norm))
         return bw_fail(BW_DATA, "a %lld x %lld factor holds NaN, Inf or numbers whose squares overflow, and has no range", (long long)a->layout.m,
                        (long long)a->layout.n);
-    BW_GO(agree_on_grid(grid, allocate_factored(grid, &qr, &a->layout)));
+    BW_GO(bw_agree_on(grid->comms->grid, allocate_factored(grid, &qr, &a->layout)));
     BW_GO(bw_redistribute(grid, a, &qr.matrix));
     BW_GO(factor(grid, &qr, rank));
     BW_GO(bw_redistribute(grid, &qr.matrix, q));
@@ -221,7 +231,8 @@ done:
 }
 
 /* ---- eigenpairs ---------------------------------------------------------------------------------------------------- */
-int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values) {
+int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values)
+{
     double *work = NULL;
     int lwork = 34 * n + 1, info = 0, lda = n > 1 ? n : 1; /* dsyev wants (block + 2) n; its blocks are 32 */
     if (n == 0)
@@ -235,7 +246,8 @@ int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values) {
 }
 
 /* ---- versions ------------------------------------------------------------------------------------------------------ */
-const char *bw_scalapack_version(void) {
+const char *bw_scalapack_version(void)
+{
     static char text[48];
     int version[3] = {0};
     pilaver_(&version[0], &version[1], &version[2]);
@@ -243,7 +255,8 @@ const char *bw_scalapack_version(void) {
     return text;
 }
 
-const char *bw_blas_loaded(void) {
+const char *bw_blas_loaded(void)
+{
     Dl_info info = {0};
     void *address = dlsym(RTLD_DEFAULT, "dgemm_"); /* the address itself may be the program's own jump table */
     return address && dladdr(address, &info) && info.dli_fname ? info.dli_fname : "unknown";

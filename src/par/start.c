@@ -5,7 +5,8 @@
 #include <unistd.h>
 #include "par/comms.h"
 
-int bw_mpi_check(int code, const char *call) {
+int bw_mpi_check(int code, const char *call)
+{
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
     if (code == MPI_SUCCESS)
@@ -14,7 +15,8 @@ int bw_mpi_check(int code, const char *call) {
     return bw_fail(BW_SYSTEM, "%.*s failed: %.*s", (int)strcspn(call, "("), call, length, text);
 }
 
-int bw_par_start(int *argc, char ***argv) {
+int bw_par_start(int *argc, char ***argv)
+{
     int provided = MPI_THREAD_SINGLE;
     BW_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
     BW_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
@@ -27,35 +29,40 @@ int bw_par_start(int *argc, char ***argv) {
     return BW_OK;
 }
 
-static bool running(void) {
+static bool running(void)
+{
     int started = 0, ended = 0;
     MPI_Initialized(&started);
     MPI_Finalized(&ended);
     return started && !ended;
 }
 
-void bw_par_finish(void) {
+void bw_par_finish(void)
+{
     if (!running())
         return;
     bw_blacs_finish();
     MPI_Finalize();
 }
 
-int bw_par_rank(void) {
+int bw_par_rank(void)
+{
     int rank = 0;
     if (running())
         MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     return rank;
 }
 
-int bw_par_size(void) {
+int bw_par_size(void)
+{
     int size = 1;
     if (running())
         MPI_Comm_size(MPI_COMM_WORLD, &size);
     return size;
 }
 
-int bw_par_local_size(void) {
+int bw_par_local_size(void)
+{
     MPI_Comm node = MPI_COMM_NULL;
     int size = 1;
     if (!running() || MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node) != MPI_SUCCESS)
@@ -65,7 +72,8 @@ int bw_par_local_size(void) {
     return size;
 }
 
-const char *bw_par_version(void) {
+const char *bw_par_version(void)
+{
     static char text[MPI_MAX_LIBRARY_VERSION_STRING];
     int length = 0;
     MPI_Get_library_version(text, &length);
@@ -78,7 +86,8 @@ static volatile sig_atomic_t stop_requested;
 static volatile sig_atomic_t first_term; /* second of the monotonic clock at which the first SIGTERM came, 0: none yet */
 
 /* Slurm sends SIGTERM twice in a row at the time limit, and that pair is one request: only a SIGTERM that comes later is the second. */
-static void on_signal(int number) {
+static void on_signal(int number)
+{
     stop_requested = 1;
     if (number != SIGTERM)
         return;
@@ -90,13 +99,15 @@ static void on_signal(int number) {
         _exit(128 + SIGTERM);
 }
 
-void bw_grid_catch_signals(void) {
+void bw_grid_catch_signals(void)
+{
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGUSR1, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
 
-bool bw_grid_stop_requested(void) {
+bool bw_grid_stop_requested(void)
+{
     return stop_requested != 0;
 }

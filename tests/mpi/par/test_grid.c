@@ -128,6 +128,16 @@ static void the_ranks_of_a_node_see_one_memory(const bw_grid *grid)
     bw_shared_free(grid, &shared);
 }
 
+/* More than any machine has: every rank is told, and none hangs. */
+static void too_much_shared_memory_is_refused(const bw_grid *grid)
+{
+    bw_shared shared;
+    bw_error_clear();
+    CHECK(bw_shared_create(grid, &shared, INT64_C(1) << 56, "test") == BW_SYSTEM && shared.base == NULL);
+    CHECK(strstr(bw_error(), "test") != NULL);
+    bw_error_clear();
+}
+
 /* A request must not end the process, and Slurm's pair of SIGTERM counts as one. */
 static void signals_ask_to_stop(void)
 {
@@ -145,6 +155,7 @@ static void all(const bw_grid *grid)
     small_exchanges_give_all_ranks_the_same(grid);
     collect_keeps_rank_order_and_lengths(grid);
     the_ranks_of_a_node_see_one_memory(grid);
+    too_much_shared_memory_is_refused(grid);
 }
 
 int main(int argc, char **argv)
