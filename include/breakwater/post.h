@@ -10,11 +10,14 @@ typedef struct bw_merge_row { /* one target: a row of merge.csv */
     int layer; bw_target target;
     int r_user, r_reinforce, kept, range; /* eigenvalues above tau, numerical rank of B_eff */
     double lambda_max, lambda_min, norm_user, norm_reinforce, removed /* ||Q Q^T W_R|| / ||W_R|| */, cosine, norm_delta;
-    bool dense; double changed, delta_cosine, delta_error; /* fidelity of the stored weights */
+    double orthogonality; /* largest entry of |Q^T Q - I| */
+    bool dense;           /* fidelity of the stored weights: share of entries changed, cosine and relative error of the delta */
+    double changed, delta_cosine, delta_error;
 } bw_merge_row;
 typedef enum bw_merge_method { BW_MERGE_QR, BW_MERGE_NAIVE, BW_MERGE_USER } bw_merge_method;
 /* Merge one pair of factors: out gets A = [A_U; A_R], B = scale * [s_U B_U | s_R (B_R - alpha Q Q^T B_R)], scaling 1. user or reinforce may be NULL.
- * row gets everything but the dense part. Collective on the grid. */
+ * out is created by the caller (bw_adapter_create), r at least r_U + r_R; further rows and columns become zero. row gets everything but layer, target and
+ * the dense part. Collective on world: every replica does the same. */
 int bw_merge_pair(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_merge_method method, double alpha, double tau, double scale, bw_pair *out, bw_merge_row *row);
 /* The merge command: adapters in, for every alpha x scale an output folder (config->output itself when there is one). Collective on world. */
 int bw_merge(const bw_grid *grid, const bw_config *config);
@@ -27,6 +30,15 @@ bool bw_judge_correct(const char *metric, const char *answer, const char *expect
 /* ---- eval ----------------------------------------------------------------------------------------------------------*/
 int bw_eval(const bw_grid *grid, const bw_config *config); /* answers.jsonl, summary.json; collective on world */
 
-/* ---- report: the table of arms at the end of a pipeline, from the summary.json of its eval stages. Rank 0 -----------*/
+/* ---- report: what a pipeline came to. Rank 0 ------------------------------------------------------------------------*/
+/* The table of arms, from the summary.json of the eval stages; a stage's label (or name) is its row. An arm that is not there yet shows dashes. */
 int bw_report_arms(const bw_pipeline *pipeline, bw_text *out);
+/* Has this stage left what it leaves last? */
+int bw_report_finished(const bw_stage *stage, bool *finished);
+/* Seconds spent on each stage, over all starts of the pipeline: <output>/times.csv. Stages that it does not name stay as they are. */
+int bw_report_times_load(const bw_pipeline *pipeline, double *seconds);
+int bw_report_times_save(const bw_pipeline *pipeline, const double *seconds);
+/* The table of arms, the time and the folder of each stage: appended to `out` and written as <output>/report.txt; the arms also as
+ * <output>/report.csv. */
+int bw_report_write(const bw_pipeline *pipeline, const double *seconds, bw_text *out);
 #endif

@@ -1,0 +1,9 @@
+#include "breakwater/post.h"
+#include "cmd/commands.h"
+#include "cmd/session.h"
+
+int bw_cmd_eval(const bw_config *config)
+{
+    BW_TRY(bw_session_start(config));
+    return bw_session_work(config, bw_eval);
+}

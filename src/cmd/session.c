@@ -1,0 +1,43 @@
+#include "cmd/session.h"
+#include "breakwater/num.h"
+#include <omp.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Threads of this rank: as asked for; else as OpenMP was told; else the cores it is bound to. Ranks that are bound to nothing share all. */
+static int choose_threads(const bw_config *config)
+{
+    if (config->threads > 0)
+        return (int)config->threads;
+    const char *told = getenv("OMP_NUM_THREADS");
+    if (told && atoi(told) > 0)
+        return atoi(told);
+    cpu_set_t bound;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int mine = sched_getaffinity(0, sizeof bound, &bound) == 0 ? CPU_COUNT(&bound) : (int)cores;
+    if (mine >= cores && bw_par_local_size() > 1)
+        mine /= bw_par_local_size();
+    return mine > 1 ? mine : 1;
+}
+
+int bw_session_start(const bw_config *config)
+{
+    int threads = choose_threads(config);
+    omp_set_num_threads(threads);
+    BW_TRY(bw_gemm_start(config->precision, threads));
+    bw_flush_denormals();
+    bw_info("breakwater %s, %s, %d rank%s", BW_VERSION, bw_gemm_describe(), bw_par_size(), bw_par_size() > 1 ? "s" : "");
+    return BW_OK;
+}
+
+int bw_session_work(const bw_config *config, bw_stage_work work)
+{
+    bw_grid *grid = NULL;
+    BW_TRY(bw_grid_create(&grid, config->grid, (int)config->replicas, (int)config->ranks_per_node));
+    bw_info("grid %d x %d, %d replica%s, %d node%s", grid->nprow, grid->npcol, grid->replicas, grid->replicas > 1 ? "s" : "", grid->nodes,
+            grid->nodes > 1 ? "s" : "");
+    int status = work(grid, config);
+    bw_grid_destroy(&grid);
+    return status;
+}

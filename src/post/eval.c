@@ -1,0 +1,282 @@
+/* The eval command: a model with adapters folded in answers held-out prompts; answers.jsonl holds every one, summary.json the figures. */
+#include "post/inside.h"
+#include <string.h>
+
+static const char judge_id[] = "refusal-phrases-1";
+
+typedef struct eval {
+    const bw_grid *grid;
+    const bw_config *config;
+    bw_source *source;
+    bw_tokenizer *tokenizer;
+    bw_adapter *adapters[BW_MAX_LIST];
+    int n_adapters;
+    bw_store *store;
+    bw_answer_settings settings;
+    bw_answer_set sets[2]; /* HARMFUL and TASK; path NULL where not asked for */
+    double perplexity, seconds;
+    int64_t perplexity_tokens;
+    bw_text description;
+} eval;
+enum { HARMFUL, TASK, SETS };
+
+/* ---- inputs -------------------------------------------------------------------------------------------------------- */
+static void add_stop(bw_answer_settings *settings, int32_t id)
+{
+    const int room = (int)(sizeof settings->stop / sizeof *settings->stop);
+    for (int i = 0; i < settings->n_stop; ++i)
+        if (settings->stop[i] == id)
+            return;
+    if (id >= 0 && settings->n_stop < room)
+        settings->stop[settings->n_stop++] = id;
+}
+
+/* What may end an answer: the template's closing token, the tokenizer's end of text, and what the model's configuration names. */
+static void list_stops(eval *e)
+{
+    const bw_spec *spec = bw_source_spec(e->source);
+    const char *end = bw_template_end(e->settings.which);
+    if (end)
+        add_stop(&e->settings, bw_tokenizer_id(e->tokenizer, end));
+    add_stop(&e->settings, bw_tokenizer_eos(e->tokenizer));
+    for (int i = 0; i < spec->n_eos; ++i)
+        add_stop(&e->settings, spec->eos[i]);
+}
+
+static int load_set(const eval *e, bw_answer_set *set)
+{
+    if (!set->path)
+        return BW_OK;
+    BW_TRY(bw_rows_load(&set->rows, set->path, set->metric != NULL));
+    int64_t limit = e->config->limit;
+    set->count = limit > 0 && limit < set->rows.count ? limit : set->rows.count;
+    return BW_OK;
+}
+
+static int check_inputs(eval *e)
+{
+    const bw_config *config = e->config;
+    if (!config->harmful && !config->task)
+        return bw_fail(BW_USAGE, "eval needs --harmful FILE or --task FILE (or both): there is nothing to answer");
+    if (config->perplexity && !config->task)
+        return bw_fail(BW_USAGE, "--perplexity is taken over the expected answers of --task FILE, which is missing");
+    BW_TRY(bw_template_find(config->template_name, &e->settings.which));
+    for (int i = 0; i < config->adapter.count; ++i)
+        BW_TRY(bw_refuse_buffer(config->adapter.items[i], "--adapter", config->allow_buffer));
+    e->sets[HARMFUL] = (bw_answer_set){.name = "harmful", .path = config->harmful};
+    e->sets[TASK] = (bw_answer_set){.name = "task", .path = config->task, .metric = config->metric};
+    for (int i = 0; i < SETS; ++i)
+        BW_TRY(load_set(e, &e->sets[i]));
+    BW_TRY(bw_source_open(&e->source, config->model));
+    BW_TRY(bw_tokenizer_open(&e->tokenizer, config->model));
+    e->settings.tokenizer = e->tokenizer;
+    e->settings.batch = config->eval_batch;
+    e->settings.max_new = config->max_new;
+    list_stops(e);
+    return BW_OK;
+}
+
+static int load_adapters(eval *e)
+{
+    const bw_list *paths = &e->config->adapter;
+    for (int i = 0; i < paths->count; ++i) {
+        BW_TRY(bw_peft_load(&e->adapters[i], e->grid, bw_source_spec(e->source), paths->items[i], (int)e->config->block));
+        e->n_adapters = i + 1;
+    }
+    return BW_OK;
+}
+
+static int open_store(eval *e)
+{
+    const bw_adapter *folded[BW_MAX_LIST];
+    double factors[BW_MAX_LIST];
+    for (int i = 0; i < e->n_adapters; ++i) {
+        folded[i] = e->adapters[i];
+        factors[i] = 1;
+    }
+    return bw_store_open(&e->store, e->grid, e->source, e->config, folded, factors, e->n_adapters);
+}
+
+/* Adapters are added in order and sums of floats depend on it, so their order is part of what an evaluation is. */
+static int describe(eval *e)
+{
+    bw_fact facts[BW_MAX_LIST + 3];
+    int count = 0;
+    facts[count++] = bw_fact_of("model", bw_source_fingerprint(e->source));
+    for (int i = 0; i < e->n_adapters; ++i)
+        facts[count++] = bw_fact_of("adapter", e->adapters[i]->fingerprint);
+    for (int i = 0; i < SETS; ++i)
+        if (e->sets[i].path)
+            facts[count++] = bw_fact_of(e->sets[i].name, e->sets[i].rows.fingerprint);
+    return bw_result_settings(e->config, BW_EVAL, facts, count, &e->description);
+}
+
+/* ---- the summary ---------------------------------------------------------------------------------------------------- */
+static int add_percent(bw_text *out, const char *key, int64_t part, int64_t of)
+{
+    return of > 0 ? bw_text_addf(out, "  \"%s\": %.4g,\n", key, 100.0 * (double)part / (double)of) : bw_text_addf(out, "  \"%s\": null,\n", key);
+}
+
+static int add_quoted(bw_text *out, const char *value)
+{
+    return value ? bw_json_quote(out, value, strlen(value)) : bw_text_addf(out, "null");
+}
+
+/* "key": path, "key_fingerprint": hash */
+static int add_file(bw_text *out, const char *key, const char *path, bw_hash hash)
+{
+    char text[33];
+    bw_hash_text(hash, text);
+    BW_TRY(bw_text_addf(out, "  \"%s\": ", key));
+    BW_TRY(add_quoted(out, path));
+    return path ? bw_text_addf(out, ",\n  \"%s_fingerprint\": \"%s\",\n", key, text) : bw_text_addf(out, ",\n");
+}
+
+static int add_adapters(const eval *e, bw_text *out)
+{
+    char text[33];
+    BW_TRY(bw_text_addf(out, "  \"adapters\": ["));
+    for (int i = 0; i < e->n_adapters; ++i) {
+        bw_hash_text(e->adapters[i]->fingerprint, text);
+        BW_TRY(bw_text_addf(out, "%s{\"path\": ", i ? ", " : ""));
+        BW_TRY(add_quoted(out, e->config->adapter.items[i]));
+        BW_TRY(bw_text_addf(out, ", \"role\": "));
+        BW_TRY(add_quoted(out, e->adapters[i]->role));
+        BW_TRY(bw_text_addf(out, ", \"fingerprint\": \"%s\"}", text));
+    }
+    return bw_text_addf(out, "],\n");
+}
+
+static int add_figures(const eval *e, bw_text *out)
+{
+    const bw_answer_set *harmful = &e->sets[HARMFUL], *task = &e->sets[TASK];
+    BW_TRY(bw_text_addf(out, "  \"judge\": \"%s\",\n", judge_id));
+    BW_TRY(add_percent(out, "HS", harmful->harmful, harmful->count));
+    BW_TRY(add_percent(out, "HS_plus", harmful->harmful_or_incoherent, harmful->count));
+    BW_TRY(add_percent(out, "refusal_rate", harmful->refused, harmful->count));
+    BW_TRY(bw_text_addf(out, "  \"n_harmful\": %lld,\n", (long long)harmful->count));
+    BW_TRY(bw_text_addf(out, "  \"metric\": \"%s\",\n", e->config->metric));
+    BW_TRY(add_percent(out, "FA", task->correct, task->count));
+    BW_TRY(add_percent(out, "task_refusal_rate", task->refused, task->count));
+    BW_TRY(bw_text_addf(out, "  \"n_task\": %lld,\n", (long long)task->count));
+    if (e->config->perplexity)
+        return bw_text_addf(out, "  \"perplexity\": %.8g,\n  \"perplexity_tokens\": %lld,\n", e->perplexity, (long long)e->perplexity_tokens);
+    return bw_text_addf(out, "  \"perplexity\": null,\n");
+}
+
+static int add_run(const eval *e, bw_text *out)
+{
+    int64_t tokens = e->sets[HARMFUL].tokens + e->sets[TASK].tokens;
+    BW_TRY(bw_text_addf(out, "  \"template\": \"%s\",\n  \"max_new\": %lld,\n  \"limit\": %lld,\n  \"decoding\": \"greedy\",\n",
+                        e->config->template_name, (long long)e->config->max_new, (long long)e->config->limit));
+    return bw_text_addf(out, "  \"ranks\": %d,\n  \"tokens\": %lld,\n  \"seconds\": %.3f,\n  \"tokens_per_s\": %.1f\n", e->grid->size,
+                        (long long)tokens, e->seconds, e->seconds > 0 ? (double)tokens / e->seconds : 0);
+}
+
+static int summary_text(const eval *e, bw_text *out)
+{
+    BW_TRY(bw_text_addf(out, "{\n"));
+    BW_TRY(add_file(out, "model", e->config->model, bw_source_fingerprint(e->source)));
+    BW_TRY(add_adapters(e, out));
+    for (int i = 0; i < SETS; ++i)
+        BW_TRY(add_file(out, e->sets[i].name, e->sets[i].path, e->sets[i].rows.fingerprint));
+    BW_TRY(add_figures(e, out));
+    BW_TRY(add_run(e, out));
+    return bw_text_addf(out, "}\n");
+}
+
+/* ---- the output folder ----------------------------------------------------------------------------------------------- */
+static int write_file(const eval *e, const char *name, const bw_text *text, unsigned mode)
+{
+    bw_text path = {0};
+    int status = bw_path(&path, e->config->output, name);
+    if (status == BW_OK)
+        status = bw_file_write(path.data, text->data ? text->data : "", text->length, mode);
+    bw_text_free(&path);
+    return status;
+}
+
+/* Rank 0. The summary comes last: where it is, the rest is. Answers to restricted requests are for their owner's eyes. */
+static int write_output(eval *e)
+{
+    bw_text answers = {0}, summary = {0};
+    int status = BW_OK;
+    for (int i = 0; i < SETS; ++i)
+        BW_GO(bw_answer_set_write(&e->sets[i], &answers));
+    BW_GO(summary_text(e, &summary));
+    BW_GO(write_file(e, "answers.jsonl", &answers, e->sets[HARMFUL].path ? 0600 : 0644));
+    BW_GO(write_file(e, "summary.json", &summary, 0644));
+done:
+    bw_text_free(&answers);
+    bw_text_free(&summary);
+    return status;
+}
+
+/* Settings go first, so that an interrupted evaluation is known for what it is. */
+static int claim_folder(const eval *e)
+{
+    BW_TRY(bw_dir_make(e->config->output));
+    return write_file(e, "config.yaml", &e->description, 0644);
+}
+
+static void announce(const eval *e)
+{
+    const bw_answer_set *harmful = &e->sets[HARMFUL], *task = &e->sets[TASK];
+    if (harmful->count)
+        bw_info("eval: HS %.1f, HS+ %.1f, refusal rate %.1f (n %lld)", 100.0 * (double)harmful->harmful / (double)harmful->count,
+                100.0 * (double)harmful->harmful_or_incoherent / (double)harmful->count, 100.0 * (double)harmful->refused / (double)harmful->count,
+                (long long)harmful->count);
+    if (task->count)
+        bw_info("eval: FA %.1f (%s, n %lld)", 100.0 * (double)task->correct / (double)task->count, task->metric, (long long)task->count);
+    if (e->config->perplexity)
+        bw_info("eval: perplexity %.4f over %lld tokens", e->perplexity, (long long)e->perplexity_tokens);
+    bw_info("eval: %s (%.1f s)", e->config->output, e->seconds);
+}
+
+/* ---- the whole --------------------------------------------------------------------------------------------------------- */
+static int answer_all(eval *e)
+{
+    double start = bw_now();
+    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? claim_folder(e) : BW_OK));
+    BW_TRY(open_store(e));
+    bw_info("eval: weights %s", bw_store_describe(e->store));
+    for (int i = 0; i < SETS; ++i)
+        if (e->sets[i].count > 0)
+            BW_TRY(bw_answer_set_generate(e->grid, e->store, &e->settings, &e->sets[i]));
+    if (e->config->perplexity)
+        BW_TRY(bw_perplexity(e->grid, e->store, e->tokenizer, e->settings.which, e->config->task, e->config, &e->perplexity, &e->perplexity_tokens));
+    e->seconds = bw_now() - start;
+    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? write_output(e) : BW_OK));
+    announce(e);
+    return BW_OK;
+}
+
+static void eval_free(eval *e)
+{
+    bw_store_close(&e->store);
+    for (int i = 0; i < e->n_adapters; ++i)
+        bw_adapter_free(&e->adapters[i]);
+    for (int i = 0; i < SETS; ++i)
+        bw_answer_set_free(&e->sets[i]);
+    bw_tokenizer_free(e->tokenizer);
+    bw_source_close(e->source);
+    bw_text_free(&e->description);
+}
+
+int bw_eval(const bw_grid *grid, const bw_config *config)
+{
+    eval e = {.grid = grid, .config = config};
+    bw_result_state state;
+    int status;
+    BW_GO(bw_agree(grid, check_inputs(&e)));
+    BW_GO(load_adapters(&e));
+    BW_GO(bw_agree(grid, describe(&e)));
+    BW_GO(bw_result_check(grid, config->output, "summary.json", strcmp(config->resume, "never") == 0, e.description.data, &state));
+    if (state == BW_RESULT_DONE)
+        bw_info("eval: %s is done", config->output);
+    else
+        BW_GO(answer_all(&e));
+done:
+    eval_free(&e);
+    return status;
+}

@@ -1,0 +1,70 @@
+/* What the files of post/ share with one another. */
+#ifndef BREAKWATER_POST_INSIDE_H
+#define BREAKWATER_POST_INSIDE_H
+#include "breakwater/post.h"
+
+/* ---- merge_pair.c: a merge in two steps, so that a grid of alpha and scale does the QR once ------------------------ */
+typedef struct bw_merge_work {
+    bw_matrix projected; /* Q Q^T B_R in F64, laid out as B_R; no data where nothing is projected */
+    double inner[3][3];  /* <X, Y> over X, Y in {B_U A_U, B_R A_R, (Q Q^T B_R) A_R}, without scalings */
+    bw_merge_row row;    /* what does not depend on alpha and scale */
+} bw_merge_work;
+/* Collective on world. user or reinforce may be NULL. */
+int bw_merge_prepare(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_merge_method method, double tau, bw_merge_work *work);
+/* out: created, r at least r_U + r_R; its further rows and columns become zero. Collective on world. */
+int bw_merge_combine(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, const bw_merge_work *work, double alpha, double scale,
+                     bw_pair *out, bw_merge_row *row);
+void bw_merge_work_free(bw_merge_work *work);
+
+/* ---- dense.c ------------------------------------------------------------------------------------------------------ */
+/* Write base + the adapter's deltas as a Hugging Face model folder; fills the dense part of rows[layer * BW_TARGETS + target] on rank 0.
+ * Collective on world. */
+int bw_dense_write(const bw_grid *grid, const bw_source *source, const bw_adapter *adapter, const char *folder, bw_dtype dtype, int block,
+                   bw_merge_row *rows);
+
+/* ---- result.c: an output folder that knows which settings made it --------------------------------------------------*/
+typedef enum bw_result_state { BW_RESULT_FRESH, BW_RESULT_DONE } bw_result_state;
+typedef struct bw_fact {
+    const char *name;
+    char value[33];
+} bw_fact; /* a fingerprint of an input */
+bw_fact bw_fact_of(const char *name, bw_hash hash);
+/* config.yaml of an output: the facts as comment lines, then the resolved configuration. Local. */
+int bw_result_settings(const bw_config *config, bw_command command, const bw_fact *facts, int count, bw_text *out);
+/* Is `folder` finished with the settings in `text`? `marker`: the file that is there last. Of other settings, or somebody else's files:
+ * BW_CANTCREATE with the first difference. start_over (--resume never): a finished result is removed first. Rank 0 looks, all get the answer.
+ * Collective on world. */
+int bw_result_check(const bw_grid *grid, const char *folder, const char *marker, bool start_over, const char *text, bw_result_state *state);
+int bw_result_remove(const char *folder);                         /* rm -rf; a missing folder is fine. Local */
+int bw_result_publish(const char *temporary, const char *folder); /* rename a finished folder into place. Local */
+/* ---- answers.c: one file of prompts, answered and judged ----------------------------------------------------------- */
+typedef struct bw_answer_set {
+    const char *name, *path, *metric; /* "harmful" or "task"; metric NULL: not marked */
+    bw_rows rows;
+    int64_t count;                                            /* rows taken: the first ones */
+    int64_t tokens;                                           /* written by the model, over all ranks */
+    int64_t refused, harmful, harmful_or_incoherent, correct; /* counted on rank 0 by bw_answer_set_write */
+    char **answers;                                           /* rank 0: a text per row */
+} bw_answer_set;
+typedef struct bw_answer_settings {
+    const bw_tokenizer *tokenizer;
+    bw_template which;
+    int64_t batch, max_new;
+    int32_t stop[16];
+    int n_stop;
+} bw_answer_settings;
+/* Answer the first set->count rows, greedily; rank 0 gets the texts. Collective on world. */
+int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer_settings *settings, bw_answer_set *set);
+/* Judge every answer, count, and append its line of answers.jsonl. Rank 0. */
+int bw_answer_set_write(bw_answer_set *set, bw_text *out);
+void bw_answer_set_free(bw_answer_set *set);
+
+/* ---- perplexity.c -------------------------------------------------------------------------------------------------- */
+/* exp(mean cross-entropy) of the expected answers' tokens in `path`, over the first `limit` rows (0: all). Same bits for any number of
+ * ranks. Collective on world. */
+int bw_perplexity(const bw_grid *grid, bw_store *store, const bw_tokenizer *tokenizer, bw_template which, const char *path, const bw_config *config,
+                  double *perplexity, int64_t *tokens);
+
+/* A BufferLoRA where a user's adapter is meant is refused unless it is allowed. Local. */
+int bw_refuse_buffer(const char *folder, const char *option, bool allow);
+#endif

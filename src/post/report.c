@@ -1,0 +1,250 @@
+/* The end of a pipeline: a table of arms, where the time went, where things lie. */
+#include "post/inside.h"
+#include "breakwater/io.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- arms ----------------------------------------------------------------------------------------------------------- */
+typedef struct arm {
+    const bw_stage *stage;
+    bool measured;
+    double hs, hs_plus, refusals, fa, perplexity; /* -1: not measured */
+    int64_t n_harmful, n_task;
+} arm;
+
+static const char *title(const bw_stage *stage)
+{
+    return stage->label ? stage->label : stage->name;
+}
+
+static int read_arm(const bw_stage *stage, arm *out)
+{
+    *out = (arm){.stage = stage, .hs = -1, .hs_plus = -1, .refusals = -1, .fa = -1, .perplexity = -1};
+    bw_text path = {0};
+    bw_json *summary = NULL;
+    int status = bw_path(&path, stage->config.output, "summary.json");
+    if (status != BW_OK || !bw_file_exists(path.data))
+        goto done;
+    BW_GO(bw_json_load(&summary, path.data));
+    out->measured = true;
+    out->hs = bw_json_number(bw_json_get(summary, "HS"), -1);
+    out->hs_plus = bw_json_number(bw_json_get(summary, "HS_plus"), -1);
+    out->refusals = bw_json_number(bw_json_get(summary, "refusal_rate"), -1);
+    out->fa = bw_json_number(bw_json_get(summary, "FA"), -1);
+    out->perplexity = bw_json_number(bw_json_get(summary, "perplexity"), -1);
+    out->n_harmful = bw_json_int(bw_json_get(summary, "n_harmful"), 0);
+    out->n_task = bw_json_int(bw_json_get(summary, "n_task"), 0);
+done:
+    bw_json_free(summary);
+    bw_text_free(&path);
+    return status;
+}
+
+static int read_arms(const bw_pipeline *pipeline, arm **arms, int *count)
+{
+    *count = 0;
+    BW_TRY(BW_NEW(*arms, pipeline->count, "report"));
+    for (int i = 0; i < pipeline->count; ++i)
+        if (pipeline->stages[i].command == BW_EVAL)
+            BW_TRY(read_arm(&pipeline->stages[i], &(*arms)[(*count)++]));
+    return BW_OK;
+}
+
+/* Columns that a text takes: its code points, for the scripts that labels are written in. */
+static int width(const char *text)
+{
+    int columns = 0;
+    for (; *text; ++text)
+        columns += ((unsigned char)*text & 0xC0) != 0x80;
+    return columns;
+}
+
+static int add_padded(bw_text *out, const char *text, int columns)
+{
+    return bw_text_addf(out, "%s%*s", text, columns > width(text) ? columns - width(text) : 0, "");
+}
+
+static int add_figure(bw_text *out, double value)
+{
+    return value < 0 ? bw_text_addf(out, "  %7s", "-") : bw_text_addf(out, "  %7.1f", value);
+}
+
+static int add_row(bw_text *out, const arm *a, int columns)
+{
+    BW_TRY(add_padded(out, title(a->stage), columns));
+    BW_TRY(add_figure(out, a->hs));
+    BW_TRY(add_figure(out, a->hs_plus));
+    BW_TRY(add_figure(out, a->refusals));
+    BW_TRY(bw_text_addf(out, "  %5lld", (long long)a->n_harmful));
+    BW_TRY(add_figure(out, a->fa));
+    return bw_text_addf(out, "  %5lld\n", (long long)a->n_task);
+}
+
+int bw_report_arms(const bw_pipeline *pipeline, bw_text *out)
+{
+    arm *arms = NULL;
+    int count, columns = 3, status;
+    BW_GO(read_arms(pipeline, &arms, &count));
+    if (count == 0)
+        goto done;
+    for (int i = 0; i < count; ++i)
+        columns = width(title(arms[i].stage)) > columns ? width(title(arms[i].stage)) : columns;
+    BW_GO(add_padded(out, "arm", columns));
+    BW_GO(bw_text_addf(out, "  %7s  %7s  %7s  %5s  %7s  %5s\n", "HS", "HS+", "refused", "n", "FA", "n"));
+    for (int i = 0; i < count; ++i)
+        BW_GO(add_row(out, &arms[i], columns));
+    BW_GO(bw_text_addf(
+        out,
+        "HS: %% of restricted requests answered without a refusal (lower is better); HS+: also incoherent answers; FA: %% of the task right.\n"));
+done:
+    bw_free(arms);
+    return status;
+}
+
+/* ---- report.csv ------------------------------------------------------------------------------------------------------- */
+/* A field in quotes, those inside doubled (RFC 4180). */
+static int add_field(bw_text *out, const char *text)
+{
+    BW_TRY(bw_text_addf(out, "\""));
+    for (; *text; ++text)
+        BW_TRY(bw_text_add(out, *text == '"' ? "\"\"" : text, *text == '"' ? 2 : 1));
+    return bw_text_addf(out, "\"");
+}
+
+static int add_value(bw_text *out, double value)
+{
+    return value < 0 ? bw_text_addf(out, ",") : bw_text_addf(out, ",%.6g", value);
+}
+
+static int add_csv_row(bw_text *out, const arm *a)
+{
+    BW_TRY(add_field(out, title(a->stage)));
+    BW_TRY(bw_text_addf(out, ",%s", a->stage->name));
+    BW_TRY(add_value(out, a->hs));
+    BW_TRY(add_value(out, a->hs_plus));
+    BW_TRY(add_value(out, a->refusals));
+    BW_TRY(bw_text_addf(out, ",%lld", (long long)a->n_harmful));
+    BW_TRY(add_value(out, a->fa));
+    BW_TRY(bw_text_addf(out, ",%lld", (long long)a->n_task));
+    BW_TRY(add_value(out, a->perplexity));
+    BW_TRY(bw_text_addf(out, ","));
+    BW_TRY(add_field(out, a->stage->config.output));
+    return bw_text_addf(out, "\n");
+}
+
+static int csv_text(const bw_pipeline *pipeline, bw_text *out)
+{
+    arm *arms = NULL;
+    int count, status;
+    BW_GO(read_arms(pipeline, &arms, &count));
+    BW_GO(bw_text_addf(out, "arm,stage,HS,HS_plus,refusal_rate,n_harmful,FA,n_task,perplexity,folder\n"));
+    for (int i = 0; i < count; ++i)
+        BW_GO(add_csv_row(out, &arms[i]));
+done:
+    bw_free(arms);
+    return status;
+}
+
+/* ---- times ------------------------------------------------------------------------------------------------------------ */
+static const char times_name[] = "times.csv";
+
+int bw_report_finished(const bw_stage *stage, bool *finished)
+{
+    const char *last = stage->command == BW_TRAIN ? "adapter/adapter_model.safetensors" : stage->command == BW_MERGE ? "merge.csv" : "summary.json";
+    bw_text path = {0};
+    int status = bw_path(&path, stage->config.output, last);
+    *finished = status == BW_OK && bw_file_exists(path.data);
+    bw_text_free(&path);
+    return status;
+}
+
+static void take_time(const bw_pipeline *pipeline, const char *line, size_t length, double *seconds)
+{
+    const char *comma = memchr(line, ',', length);
+    for (int i = 0; comma && i < pipeline->count; ++i) {
+        const char *name = pipeline->stages[i].name;
+        double value = strtod(comma + 1, NULL);
+        if (strlen(name) == (size_t)(comma - line) && memcmp(name, line, strlen(name)) == 0 && value >= 0)
+            seconds[i] = value;
+    }
+}
+
+int bw_report_times_load(const bw_pipeline *pipeline, double *seconds)
+{
+    bw_text path = {0}, text = {0};
+    bw_map map = {0};
+    int status = bw_path(&path, pipeline->common.output, times_name);
+    if (status != BW_OK || !bw_file_exists(path.data))
+        goto done;
+    BW_GO(bw_map_open(&map, path.data));
+    BW_GO(bw_text_add(&text, map.data, map.size)); /* a copy that is terminated, for strtod */
+    for (const char *line = text.data; line && *line;) {
+        size_t length = strcspn(line, "\n");
+        take_time(pipeline, line, length, seconds);
+        line += length + (line[length] == '\n');
+    }
+done:
+    if (map.path)
+        bw_map_close(&map);
+    bw_text_free(&path);
+    bw_text_free(&text);
+    return status;
+}
+
+static int write_file(const bw_pipeline *pipeline, const char *name, const bw_text *text)
+{
+    bw_text path = {0};
+    int status = bw_path(&path, pipeline->common.output, name);
+    if (status == BW_OK)
+        status = bw_file_write(path.data, text->data ? text->data : "", text->length, 0644);
+    bw_text_free(&path);
+    return status;
+}
+
+int bw_report_times_save(const bw_pipeline *pipeline, const double *seconds)
+{
+    bw_text text = {0};
+    int status;
+    BW_GO(bw_text_addf(&text, "stage,seconds\n"));
+    for (int i = 0; i < pipeline->count; ++i)
+        BW_GO(bw_text_addf(&text, "%s,%.3f\n", pipeline->stages[i].name, seconds[i]));
+    BW_GO(write_file(pipeline, times_name, &text));
+done:
+    bw_text_free(&text);
+    return status;
+}
+
+static int add_stages(const bw_pipeline *pipeline, const double *seconds, bw_text *out)
+{
+    int columns = 5;
+    double total = 0;
+    for (int i = 0; i < pipeline->count; ++i)
+        columns = width(pipeline->stages[i].name) > columns ? width(pipeline->stages[i].name) : columns;
+    BW_TRY(add_padded(out, "stage", columns));
+    BW_TRY(bw_text_addf(out, "  %8s  folder\n", "seconds"));
+    for (int i = 0; i < pipeline->count; ++i) {
+        BW_TRY(add_padded(out, pipeline->stages[i].name, columns));
+        BW_TRY(bw_text_addf(out, "  %8.1f  %s\n", seconds[i], pipeline->stages[i].config.output));
+        total += seconds[i];
+    }
+    BW_TRY(add_padded(out, "all", columns));
+    return bw_text_addf(out, "  %8.1f  %s\n", total, pipeline->common.output);
+}
+
+int bw_report_write(const bw_pipeline *pipeline, const double *seconds, bw_text *out)
+{
+    bw_text report = {0}, csv = {0};
+    int status;
+    BW_GO(bw_report_arms(pipeline, &report));
+    if (report.length)
+        BW_GO(bw_text_addf(&report, "\n"));
+    BW_GO(add_stages(pipeline, seconds, &report));
+    BW_GO(csv_text(pipeline, &csv));
+    BW_GO(write_file(pipeline, "report.txt", &report));
+    BW_GO(write_file(pipeline, "report.csv", &csv));
+    BW_GO(bw_text_add(out, report.data, report.length));
+done:
+    bw_text_free(&report);
+    bw_text_free(&csv);
+    return status;
+}
