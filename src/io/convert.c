@@ -180,9 +180,12 @@ FAST static void decode_q4_k(float *restrict out, const uint8_t *restrict in, in
 static inline void decode_q6_k_part(float *restrict out, const uint8_t *restrict low, int low_shift, const uint8_t *restrict high, int high_shift,
                                     const uint8_t *restrict scales, float d)
 {
-    for (int i = 0; i < 32; i++) {
-        int q = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
-        out[i] = d * (float)(int8_t)scales[i / 16] * (float)(q - 32);
+    for (int s = 0; s < 2; s++, out += 16, low += 16, high += 16) {
+        float scale = d * (float)(int8_t)scales[s];
+        for (int i = 0; i < 16; i++) {
+            int q = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
+            out[i] = scale * (float)(q - 32);
+        }
     }
 }
 
