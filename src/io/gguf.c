@@ -90,16 +90,17 @@ static int take_strings(cursor *c, bw_meta *meta)
 {
     cursor again = *c;
     bw_meta_string text;
+    bw_shown key = bw_show(meta->key, strlen(meta->key));
     int64_t length = 0;
     for (int64_t i = 0; i < meta->count; i++) {
-        BW_TRY(take_text(c, "a text", &text));
+        BW_TRY(take_text(c, key.text, &text));
         length += (int64_t)text.length + 1;
     }
     BW_TRY(BW_NEW(meta->strings, meta->count, purpose));
     BW_TRY(BW_NEW(meta->pool, length, purpose));
     char *to = meta->pool;
     for (int64_t i = 0; i < meta->count; i++) {
-        BW_TRY(take_text(&again, "a text", &text));
+        BW_TRY(take_text(&again, key.text, &text));
         memcpy(to, text.text, text.length);
         meta->strings[i] = (bw_meta_string){to, text.length};
         to += text.length + 1;
@@ -140,7 +141,7 @@ static int take_value(cursor *c, bw_meta *meta)
     if (meta->type == BW_META_STRING)
         return take_strings(c, meta);
     if (meta->type != BW_META_ARRAY)
-        return take(c, (uint64_t)meta->count * number_bytes[meta->type], "a value", &meta->numbers);
+        return take(c, (uint64_t)meta->count * number_bytes[meta->type], bw_show(meta->key, strlen(meta->key)).text, &meta->numbers);
     for (int64_t i = 0; i < meta->count; i++)
         BW_TRY(skip_array(c, meta->key, 2));
     return BW_OK;

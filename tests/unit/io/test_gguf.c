@@ -333,7 +333,7 @@ static void bad_names_are_refused_and_shown_harmlessly(void **state)
     put_start(&file, 3, 0, 1);
     put_key(&file, "k", STRING);
     put_text(&file, "ab\xe2\x82");
-    refused(&file, "not UTF-8");
+    refused(&file, "k is not UTF-8");
     put_start(&file, 3, 1, 0);
     put_tensor(&file, "a\x1b[2J\nb", 1, 0, 77, 0);
     refused(&file, "tensor a?[2J?b is of type 77");
