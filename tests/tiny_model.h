@@ -33,7 +33,8 @@ typedef struct bw_tiny_tensors {
 } bw_tiny_tensors;
 
 /* Uniform around `centre`, standard deviation `deviation`; keyed by the tensor's place in the list, so that tensors differ. */
-static inline int bw_tiny_fill(float *values, int64_t count, uint64_t seed, int tensor, double centre, double deviation) {
+static inline int bw_tiny_fill(float *values, int64_t count, uint64_t seed, int tensor, double centre, double deviation)
+{
     const bw_key key = {.seed = seed, .purpose = BW_PURPOSE_TEST, .sample = (uint32_t)tensor};
     for (int64_t i = 0; i < count; i++) {
         uint32_t bits[4];
@@ -44,7 +45,8 @@ static inline int bw_tiny_fill(float *values, int64_t count, uint64_t seed, int 
 }
 
 static inline int bw_tiny_add(bw_tiny_tensors *all, const bw_tiny *tiny, uint64_t seed, const char *name, int64_t rows, int64_t cols, double centre,
-                              double deviation) {
+                              double deviation)
+{
     if (tiny->omit && strcmp(tiny->omit, name) == 0)
         return BW_OK;
     if (tiny->misshape && strcmp(tiny->misshape, name) == 0)
@@ -65,7 +67,8 @@ static inline int bw_tiny_add(bw_tiny_tensors *all, const bw_tiny *tiny, uint64_
     return BW_OK;
 }
 
-static inline int bw_tiny_layer(bw_tiny_tensors *all, const bw_tiny *tiny, uint64_t seed, int layer) {
+static inline int bw_tiny_layer(bw_tiny_tensors *all, const bw_tiny *tiny, uint64_t seed, int layer)
+{
     const int64_t q = tiny->n_head * BW_TINY_HEAD_DIM, kv = tiny->n_kv * BW_TINY_HEAD_DIM, d = tiny->d_model, f = tiny->d_ff;
     const struct {
         const char *name;
@@ -83,7 +86,8 @@ static inline int bw_tiny_layer(bw_tiny_tensors *all, const bw_tiny *tiny, uint6
     return bw_tiny_add(all, tiny, seed, name, d, 0, 1, 0.1);
 }
 
-static inline int bw_tiny_weights(const char *folder, const bw_tiny *tiny, uint64_t seed) {
+static inline int bw_tiny_weights(const char *folder, const bw_tiny *tiny, uint64_t seed)
+{
     bw_tiny_tensors all = {.count = 0};
     bw_text path = {0};
     const char *metadata[] = {"format", "pt", NULL};
@@ -103,7 +107,8 @@ static inline int bw_tiny_weights(const char *folder, const bw_tiny *tiny, uint6
     return BW_OK;
 }
 
-static inline int bw_tiny_file(const char *folder, const char *name, const bw_text *text) {
+static inline int bw_tiny_file(const char *folder, const char *name, const bw_text *text)
+{
     bw_text path = {0};
     BW_TRY(bw_path(&path, folder, name));
     BW_TRY(bw_file_write(path.data, text->data, text->length, 0644));
@@ -111,7 +116,8 @@ static inline int bw_tiny_file(const char *folder, const char *name, const bw_te
     return BW_OK;
 }
 
-static inline int bw_tiny_config(const char *folder, const bw_tiny *tiny) {
+static inline int bw_tiny_config(const char *folder, const bw_tiny *tiny)
+{
     static const char *const dtypes[] = {[BW_F32] = "float32", [BW_F16] = "float16", [BW_BF16] = "bfloat16"};
     bw_text text = {0};
     BW_TRY(bw_text_addf(&text,
@@ -130,7 +136,8 @@ static inline int bw_tiny_config(const char *folder, const bw_tiny *tiny) {
 }
 
 /* GPT-2's printable stand-ins for bytes: those that are printable stand for themselves, the others follow from U+0100 on. */
-static inline int bw_tiny_byte_vocabulary(bw_text *text) {
+static inline int bw_tiny_byte_vocabulary(bw_text *text)
+{
     int next = 256;
     for (int byte = 0; byte < 256; byte++) {
         const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
@@ -139,7 +146,8 @@ static inline int bw_tiny_byte_vocabulary(bw_text *text) {
     return BW_OK;
 }
 
-static inline int bw_tiny_tokenizer(const char *folder) {
+static inline int bw_tiny_tokenizer(const char *folder)
+{
     static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     bw_text text = {0};
     BW_TRY(bw_text_addf(&text, "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": ["));
@@ -166,14 +174,16 @@ static inline int bw_tiny_tokenizer(const char *folder) {
     return BW_OK;
 }
 
-static inline int bw_tiny_model_write_as(const char *folder, const bw_tiny *tiny, uint64_t seed) {
+static inline int bw_tiny_model_write_as(const char *folder, const bw_tiny *tiny, uint64_t seed)
+{
     BW_TRY(bw_dir_make(folder));
     BW_TRY(bw_tiny_config(folder, tiny));
     BW_TRY(bw_tiny_tokenizer(folder));
     return bw_tiny_weights(folder, tiny, seed);
 }
 
-static inline int bw_tiny_model_write(const char *folder, uint64_t seed) {
+static inline int bw_tiny_model_write(const char *folder, uint64_t seed)
+{
     return bw_tiny_model_write_as(folder, &BW_TINY, seed);
 }
 #endif

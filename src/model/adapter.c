@@ -4,11 +4,13 @@
 #include <string.h>
 
 /* ---- pairs -------------------------------------------------------------------------------------------------------- */
-static int share_of(int r, int ranks) {
+static int share_of(int r, int ranks)
+{
     return (r + ranks - 1) / ranks;
 }
 
-int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, int r, double scaling, int block) {
+int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, int r, double scaling, int block)
+{
     BW_ASSERT(r >= 1 && block >= 1);
     *pair = (bw_pair){.r = r, .scaling = scaling};
     BW_TRY(bw_matrix_create(&pair->A, grid, BW_PIECE_F32, r, in, share_of(r, grid->nprow), block, "adapter"));
@@ -19,7 +21,8 @@ int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, 
     return status;
 }
 
-void bw_pair_free(bw_pair *pair) {
+void bw_pair_free(bw_pair *pair)
+{
     if (pair->present) {
         bw_matrix_free(&pair->A);
         bw_matrix_free(&pair->B);
@@ -28,7 +31,8 @@ void bw_pair_free(bw_pair *pair) {
 }
 
 /* ---- adapters ----------------------------------------------------------------------------------------------------- */
-int bw_adapter_blank(bw_adapter **out, int n_layer) {
+int bw_adapter_blank(bw_adapter **out, int n_layer)
+{
     bw_adapter *adapter;
     *out = NULL;
     BW_TRY(BW_NEW(adapter, 1, "adapter"));
@@ -40,7 +44,8 @@ int bw_adapter_blank(bw_adapter **out, int n_layer) {
     return status;
 }
 
-int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, double alpha, double dropout, int block) {
+int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, double alpha, double dropout, int block)
+{
     if (r < 1 || r > BW_MAX_LORA_RANK)
         return bw_fail(BW_USAGE, "a LoRA of rank %d; expected 1 to %d", r, BW_MAX_LORA_RANK);
     bw_adapter *adapter;
@@ -60,7 +65,8 @@ int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec
     return status;
 }
 
-void bw_adapter_free(bw_adapter **adapter) {
+void bw_adapter_free(bw_adapter **adapter)
+{
     if (!*adapter)
         return;
     if ((*adapter)->pairs)
@@ -71,12 +77,14 @@ void bw_adapter_free(bw_adapter **adapter) {
     *adapter = NULL;
 }
 
-bw_pair *bw_adapter_pair(const bw_adapter *adapter, int layer, bw_target target) {
+bw_pair *bw_adapter_pair(const bw_adapter *adapter, int layer, bw_target target)
+{
     bw_pair *pair = &adapter->pairs[bw_target_at(layer, target)];
     return pair->present ? pair : NULL;
 }
 
-int64_t bw_adapter_parameters(const bw_adapter *adapter) {
+int64_t bw_adapter_parameters(const bw_adapter *adapter)
+{
     int64_t count = 0;
     for (int i = 0; i < adapter->n_layer * BW_TARGETS; i++) {
         const bw_pair *pair = &adapter->pairs[i];
@@ -88,7 +96,8 @@ int64_t bw_adapter_parameters(const bw_adapter *adapter) {
 
 /* ---- first values ------------------------------------------------------------------------------------------------- */
 /* Entry e of A (row-major) is number e % 4 of position e / 4 of the target's stream: no rank, grid or block can show in it. */
-static int init_block(void *context, const bw_matrix *A, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block) {
+static int init_block(void *context, const bw_matrix *A, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
+{
     const bw_key *key = context;
     const float bound = (float)(1 / sqrt((double)A->layout.n));
     float *entries = block;
@@ -105,7 +114,8 @@ static int init_block(void *context, const bw_matrix *A, int64_t i, int64_t j, i
     return BW_OK;
 }
 
-void bw_adapter_init(bw_adapter *adapter, uint64_t seed) {
+void bw_adapter_init(bw_adapter *adapter, uint64_t seed)
+{
     for (int i = 0; i < adapter->n_layer * BW_TARGETS; i++) {
         bw_pair *pair = &adapter->pairs[i];
         if (!pair->present)
@@ -117,13 +127,15 @@ void bw_adapter_init(bw_adapter *adapter, uint64_t seed) {
 }
 
 /* ---- dense copies ------------------------------------------------------------------------------------------------- */
-static void add_item(bw_dense *dense, const bw_matrix *piece, float **place, float **next) {
+static void add_item(bw_dense *dense, const bw_matrix *piece, float **place, float **next)
+{
     *place = *next;
     dense->items[dense->count++] = (bw_gather_item){.piece = piece, .dense = *place, .ld = piece->layout.n};
     *next += bw_line_round(piece->layout.m * piece->layout.n);
 }
 
-int bw_dense_create(bw_dense *dense, const bw_grid *grid, const bw_adapter *adapter, const char *purpose) {
+int bw_dense_create(bw_dense *dense, const bw_grid *grid, const bw_adapter *adapter, const char *purpose)
+{
     const int pairs = adapter->n_layer * BW_TARGETS;
     int64_t floats = 0;
     int status;
@@ -148,13 +160,15 @@ done:
     return BW_OK;
 }
 
-int bw_dense_refresh(bw_dense *dense, bw_gather *gather) {
+int bw_dense_refresh(bw_dense *dense, bw_gather *gather)
+{
     BW_TRY(bw_node_sync(dense->grid));
     BW_TRY(bw_gather_start(gather, dense->items, dense->count));
     return bw_gather_finish(gather);
 }
 
-void bw_dense_free(bw_dense *dense) {
+void bw_dense_free(bw_dense *dense)
+{
     if (!dense->grid)
         return;
     bw_shared_free(dense->grid, &dense->memory);

@@ -23,10 +23,12 @@ void bw_dense_free(bw_dense *dense);                      /* collective on the n
 
 /* Floats in shared memory, on a cache line's border at the same place for all ranks. Reserve BW_LINE bytes more than needed. */
 enum { BW_LINE = 64, BW_LINE_FLOATS = 16 };
-static inline float *bw_shared_floats(const bw_shared *shared) {
+static inline float *bw_shared_floats(const bw_shared *shared)
+{
     return (float *)(((uintptr_t)shared->base + BW_LINE - 1) / BW_LINE * BW_LINE);
 }
-static inline int64_t bw_line_round(int64_t floats) {
+static inline int64_t bw_line_round(int64_t floats)
+{
     return (floats + BW_LINE_FLOATS - 1) / BW_LINE_FLOATS * BW_LINE_FLOATS;
 }
 #endif

@@ -17,6 +17,8 @@ static int write_text(const char *folder, const char *name, const bw_text *text)
 static int add_number(bw_text *out, double value)
 {
     char digits[40];
+    if (value == floor(value) && fabs(value) < 1e15)
+        return bw_text_addf(out, "%.1f", value);
     for (int precision = 1; precision <= 17; precision++) {
         snprintf(digits, sizeof digits, "%.*g", precision, value);
         if (strtod(digits, NULL) == value)

@@ -35,15 +35,18 @@ static const char *const target_names[BW_TARGETS] = {"q", "k", "v", "o", "gate",
 static const char *const target_modules[BW_TARGETS] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                                                        "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
 
-const char *bw_target_name(bw_target target) {
+const char *bw_target_name(bw_target target)
+{
     return target_names[target];
 }
 
-const char *bw_target_module(bw_target target) {
+const char *bw_target_module(bw_target target)
+{
     return target_modules[target];
 }
 
-static int target_find(const char *word, size_t length) {
+static int target_find(const char *word, size_t length)
+{
     for (int target = 0; target < BW_TARGETS; target++) {
         const char *leaf = strchr(target_modules[target], '.') + 1, *choices[] = {target_names[target], leaf, target_modules[target]};
         for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
@@ -53,7 +56,8 @@ static int target_find(const char *word, size_t length) {
     return -1;
 }
 
-int bw_targets_parse(const char *text, unsigned *mask) {
+int bw_targets_parse(const char *text, unsigned *mask)
+{
     *mask = 0;
     for (const char *word = text; *word;) {
         word += strspn(word, ", ");
@@ -69,7 +73,8 @@ int bw_targets_parse(const char *text, unsigned *mask) {
     return *mask ? BW_OK : bw_fail(BW_USAGE, "--targets is empty; give a list out of q, k, v, o, gate, up, down");
 }
 
-void bw_spec_shape(const bw_spec *spec, bw_target target, int64_t *out, int64_t *in) {
+void bw_spec_shape(const bw_spec *spec, bw_target target, int64_t *out, int64_t *in)
+{
     const int64_t q = (int64_t)spec->n_head * spec->head_dim, kv = (int64_t)spec->n_kv * spec->head_dim;
     const int64_t shapes[BW_TARGETS][2] = {[BW_Q] = {q, spec->d_model},
                                            [BW_K] = {kv, spec->d_model},
@@ -85,7 +90,8 @@ void bw_spec_shape(const bw_spec *spec, bw_target target, int64_t *out, int64_t 
 }
 
 /* ---- which family ------------------------------------------------------------------------------------------------- */
-static int unknown(const char *path, const char *found, bool gguf) {
+static int unknown(const char *path, const char *found, bool gguf)
+{
     bw_text known = {0};
     for (int i = 0; i < FAMILIES; i++)
         BW_TRY(bw_text_addf(&known, "%s%s", i ? ", " : "", gguf ? families[i].gguf : families[i].architecture));
@@ -94,7 +100,8 @@ static int unknown(const char *path, const char *found, bool gguf) {
     return status;
 }
 
-int bw_family_of_config(const bw_family **out, const bw_json *config, const char *path) {
+int bw_family_of_config(const bw_family **out, const bw_json *config, const char *path)
+{
     const char *architecture = bw_json_text(bw_json_at(bw_json_get(config, "architectures"), 0), NULL);
     const char *model_type = bw_json_text(bw_json_get(config, "model_type"), NULL);
     if (!architecture && !model_type)
@@ -107,7 +114,8 @@ int bw_family_of_config(const bw_family **out, const bw_json *config, const char
     return unknown(path, architecture ? architecture : model_type, false);
 }
 
-int bw_family_of_gguf(const bw_family **out, const bw_tensors *gguf) {
+int bw_family_of_gguf(const bw_family **out, const bw_tensors *gguf)
+{
     const char *architecture = bw_gguf_text(gguf, "general.architecture", NULL);
     if (!architecture)
         return bw_fail(BW_DATA, "%s: the metadata has no general.architecture, so nothing says what model this is", bw_tensors_path(gguf));
@@ -129,7 +137,8 @@ typedef struct size_rule {
     int64_t value, most;
 } size_rule;
 
-static int check_sizes(const sizes *s, const char *path) {
+static int check_sizes(const sizes *s, const char *path)
+{
     const size_rule rules[] = {
         {"number of layers", s->layers, 1 << 10},      {"number of attention heads", s->heads, 1 << 12},
         {"number of key-value heads", s->kv, 1 << 12}, {"head dimension", s->head_dim, 1 << 12},
@@ -147,7 +156,8 @@ static int check_sizes(const sizes *s, const char *path) {
     return BW_OK;
 }
 
-static int check_constants(const bw_spec *spec, const char *path) {
+static int check_constants(const bw_spec *spec, const char *path)
+{
     if (!(spec->norm_eps > 0 && spec->norm_eps < 1))
         return bw_fail(BW_DATA, "%s: the epsilon of the norms is %g; expected a small positive number", path, spec->norm_eps);
     if (!(spec->rope_theta > 1 && spec->rope_theta < 1e12))
@@ -158,14 +168,16 @@ static int check_constants(const bw_spec *spec, const char *path) {
     return BW_OK;
 }
 
-static int set_sizes(bw_spec *spec, const sizes *s, const char *path) {
+static int set_sizes(bw_spec *spec, const sizes *s, const char *path)
+{
     BW_TRY(check_sizes(s, path));
     spec->n_layer = (int)s->layers, spec->n_head = (int)s->heads, spec->n_kv = (int)s->kv, spec->head_dim = (int)s->head_dim;
     spec->d_model = s->d_model, spec->d_ff = s->d_ff, spec->vocab = s->vocab, spec->max_positions = s->positions;
     return BW_OK;
 }
 
-static int add_eos(bw_spec *spec, int64_t id, const char *path) {
+static int add_eos(bw_spec *spec, int64_t id, const char *path)
+{
     const int most = (int)(sizeof spec->eos / sizeof *spec->eos);
     if (id < 0 || id > INT32_MAX)
         return bw_fail(BW_DATA, "%s: end-of-text id %lld is not a token id", path, (long long)id);
@@ -178,7 +190,8 @@ static int add_eos(bw_spec *spec, int64_t id, const char *path) {
     return BW_OK;
 }
 
-double bw_shortest_decimal(double value) {
+double bw_shortest_decimal(double value)
+{
     char text[32];
     for (int digits = 1; digits <= 9; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
@@ -190,7 +203,8 @@ double bw_shortest_decimal(double value) {
 
 /* ---- config.json -------------------------------------------------------------------------------------------------- */
 /* Members that change the arithmetic, and the one value we compute. A member that is absent or null has that value. */
-static int check_refused(const bw_family *family, const bw_json *config, const char *path) {
+static int check_refused(const bw_family *family, const bw_json *config, const char *path)
+{
     static const char *const flags[] = {"attention_bias", "mlp_bias", "qkv_bias"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (bw_json_true(bw_json_get(config, flags[i]), false))
@@ -205,7 +219,8 @@ static int check_refused(const bw_family *family, const bw_json *config, const c
     return BW_OK;
 }
 
-static int read_llama3_scaling(bw_spec *spec, const bw_json *scaling, const char *path) {
+static int read_llama3_scaling(bw_spec *spec, const bw_json *scaling, const char *path)
+{
     const struct {
         const char *key;
         double *value;
@@ -224,7 +239,8 @@ static int read_llama3_scaling(bw_spec *spec, const bw_json *scaling, const char
 }
 
 /* transformers 4 has rope_theta and rope_scaling, transformers 5 has rope_parameters with both. */
-static int read_rope(bw_spec *spec, const bw_json *config, const char *path) {
+static int read_rope(bw_spec *spec, const bw_json *config, const char *path)
+{
     const bw_json *parameters = bw_json_get(config, "rope_parameters");
     const bool fifth = parameters && bw_json_kind(parameters) == BW_JSON_OBJECT;
     const bw_json *scaling = fifth ? parameters : bw_json_get(config, "rope_scaling");
@@ -242,7 +258,8 @@ static int read_rope(bw_spec *spec, const bw_json *config, const char *path) {
     return read_llama3_scaling(spec, scaling, path);
 }
 
-static int read_eos(bw_spec *spec, const bw_json *config, const bw_json *generation, const char *path) {
+static int read_eos(bw_spec *spec, const bw_json *config, const bw_json *generation, const char *path)
+{
     const bw_json *eos = bw_json_get(generation, "eos_token_id");
     if (!eos || bw_json_kind(eos) == BW_JSON_NULL)
         eos = bw_json_get(config, "eos_token_id");
@@ -255,7 +272,8 @@ static int read_eos(bw_spec *spec, const bw_json *config, const bw_json *generat
     return BW_OK;
 }
 
-int bw_spec_of_config(bw_spec *spec, const bw_family *family, const bw_json *config, const bw_json *generation, const char *path) {
+int bw_spec_of_config(bw_spec *spec, const bw_family *family, const bw_json *config, const bw_json *generation, const char *path)
+{
     *spec = (bw_spec){.family = family->name, .embed_scale = 1, .norm_add_one = family->norm_add_one};
     BW_TRY(check_refused(family, config, path));
     sizes s = {
@@ -277,21 +295,24 @@ int bw_spec_of_config(bw_spec *spec, const bw_family *family, const bw_json *con
 }
 
 /* ---- GGUF metadata ------------------------------------------------------------------------------------------------ */
-static double gguf_number(const bw_tensors *gguf, const bw_family *family, const char *key, double otherwise) {
+static double gguf_number(const bw_tensors *gguf, const bw_family *family, const char *key, double otherwise)
+{
     char name[96];
     snprintf(name, sizeof name, "%s.%s", family->gguf, key);
     return bw_gguf_number(gguf, name, otherwise);
 }
 
 /* Metadata numbers arrive as doubles; one that is not a whole number in range counts as not given. */
-static int64_t gguf_int(const bw_tensors *gguf, const bw_family *family, const char *key, int64_t otherwise) {
+static int64_t gguf_int(const bw_tensors *gguf, const bw_family *family, const char *key, int64_t otherwise)
+{
     const double value = gguf_number(gguf, family, key, (double)otherwise);
     return value >= 0 && value < 1e15 && value == floor(value) ? (int64_t)value : 0;
 }
 
 /* llama.cpp stores llama3 scaling as a divisor per frequency. Meta's models all have low 1 and high 4, so the factor is the largest divisor;
  * that these three give back every divisor is checked. */
-static int read_rope_factors(bw_spec *spec, const bw_tensors *gguf, const bw_family *family) {
+static int read_rope_factors(bw_spec *spec, const bw_tensors *gguf, const bw_family *family)
+{
     const bw_tensor *divisors = bw_tensors_find(gguf, "rope_freqs.weight");
     if (!divisors)
         return BW_OK;
@@ -319,7 +340,8 @@ static int read_rope_factors(bw_spec *spec, const bw_tensors *gguf, const bw_fam
     return BW_OK;
 }
 
-static int read_gguf_rope(bw_spec *spec, const bw_family *family, const bw_tensors *gguf) {
+static int read_gguf_rope(bw_spec *spec, const bw_family *family, const bw_tensors *gguf)
+{
     char name[96];
     snprintf(name, sizeof name, "%s.rope.scaling.type", family->gguf);
     const char *type = bw_gguf_text(gguf, name, NULL);
@@ -333,7 +355,8 @@ static int read_gguf_rope(bw_spec *spec, const bw_family *family, const bw_tenso
     return read_rope_factors(spec, gguf, family);
 }
 
-int bw_spec_of_gguf(bw_spec *spec, const bw_family *family, const bw_tensors *gguf) {
+int bw_spec_of_gguf(bw_spec *spec, const bw_family *family, const bw_tensors *gguf)
+{
     const char *path = bw_tensors_path(gguf);
     *spec = (bw_spec){.family = family->name, .embed_scale = 1, .norm_add_one = family->norm_add_one};
     const bw_tensor *embedding = bw_tensors_find(gguf, family->tables[BW_TABLE_EMBED].gguf);

@@ -38,7 +38,8 @@ int bw_spec_of_gguf(bw_spec *spec, const bw_family *family, const bw_tensors *gg
 double bw_shortest_decimal(double value);
 
 /* Place of a target of a layer in arrays of n_layer * BW_TARGETS. */
-static inline int bw_target_at(int layer, bw_target target) {
+static inline int bw_target_at(int layer, bw_target target)
+{
     return layer * BW_TARGETS + (int)target;
 }
 #endif

@@ -12,12 +12,14 @@ struct bw_lora {
     float *gradients;
 };
 
-static int64_t pair_floats(const bw_pair *pair) {
+static int64_t pair_floats(const bw_pair *pair)
+{
     const bw_bcyc *a = &pair->A.layout, *b = &pair->B.layout;
     return pair->present ? bw_line_round(a->m * a->n) + bw_line_round(b->m * b->n) : 0;
 }
 
-static int allocate(bw_lora *lora) {
+static int allocate(bw_lora *lora)
+{
     const int pairs = lora->adapter->n_layer * BW_TARGETS;
     int64_t floats = 0;
     for (int i = 0; i < pairs; i++)
@@ -27,7 +29,8 @@ static int allocate(bw_lora *lora) {
     return BW_NEW(lora->gradients, floats, "gradients");
 }
 
-static void lay_out(bw_lora *lora) {
+static void lay_out(bw_lora *lora)
+{
     float *next = lora->gradients;
     for (int i = 0; i < lora->adapter->n_layer * BW_TARGETS; i++) {
         const bw_pair *pair = &lora->adapter->pairs[i];
@@ -41,7 +44,8 @@ static void lay_out(bw_lora *lora) {
     }
 }
 
-int bw_lora_create(bw_lora **out, const bw_grid *grid, bw_adapter *adapter) {
+int bw_lora_create(bw_lora **out, const bw_grid *grid, bw_adapter *adapter)
+{
     bw_lora *lora = NULL;
     *out = NULL;
     int status = BW_NEW(lora, 1, "adapter");
@@ -62,7 +66,8 @@ done:
     return status;
 }
 
-void bw_lora_free(bw_lora **lora) {
+void bw_lora_free(bw_lora **lora)
+{
     if (!*lora)
         return;
     bw_gather_destroy(&(*lora)->gather);
@@ -74,23 +79,28 @@ void bw_lora_free(bw_lora **lora) {
     *lora = NULL;
 }
 
-int bw_lora_refresh(bw_lora *lora) {
+int bw_lora_refresh(bw_lora *lora)
+{
     return bw_dense_refresh(&lora->dense, lora->gather);
 }
 
-const bw_lora_view *bw_lora_at(const bw_lora *lora, int layer, bw_target target) {
+const bw_lora_view *bw_lora_at(const bw_lora *lora, int layer, bw_target target)
+{
     const bw_lora_view *view = &lora->views[bw_target_at(layer, target)];
     return view->r ? view : NULL;
 }
 
-const bw_adapter *bw_lora_adapter(const bw_lora *lora) {
+const bw_adapter *bw_lora_adapter(const bw_lora *lora)
+{
     return lora->adapter;
 }
 
-int bw_lora_tensors(const bw_lora *lora) {
+int bw_lora_tensors(const bw_lora *lora)
+{
     return lora->n_tensors;
 }
 
-int bw_lora_tensor(const bw_lora *lora, int layer, bw_target target) {
+int bw_lora_tensor(const bw_lora *lora, int layer, bw_target target)
+{
     return lora->tensors[bw_target_at(layer, target)];
 }

@@ -9,7 +9,8 @@
 enum { NAME_MOST = 128 };
 
 /* ---- opening ------------------------------------------------------------------------------------------------------ */
-static void tensor_name(char name[NAME_MOST], const bw_source *source, const bw_tensor_name *names, int layer) {
+static void tensor_name(char name[NAME_MOST], const bw_source *source, const bw_tensor_name *names, int layer)
+{
     const char *pattern = source->gguf ? names->gguf : names->hf;
     const char *hole = strstr(pattern, "%d");
     if (hole)
@@ -18,13 +19,15 @@ static void tensor_name(char name[NAME_MOST], const bw_source *source, const bw_
         snprintf(name, NAME_MOST, "%s", pattern);
 }
 
-static int shape_text(bw_text *text, int n_dims, const int64_t *shape) {
+static int shape_text(bw_text *text, int n_dims, const int64_t *shape)
+{
     for (int i = 0; i < n_dims; i++)
         BW_TRY(bw_text_addf(text, "%s%lld", i ? " x " : "", (long long)shape[i]));
     return BW_OK;
 }
 
-static int wrong_shape(const bw_source *source, const bw_tensor *tensor, int n_dims, const int64_t *shape) {
+static int wrong_shape(const bw_source *source, const bw_tensor *tensor, int n_dims, const int64_t *shape)
+{
     bw_text found = {0}, expected = {0};
     int status;
     BW_GO(shape_text(&found, tensor->n_dims, tensor->shape));
@@ -38,7 +41,8 @@ done:
 }
 
 /* cols 0: a vector of `rows`. */
-static int find(const bw_source *source, const bw_tensor_name *names, int layer, int64_t rows, int64_t cols, const bw_tensor **out) {
+static int find(const bw_source *source, const bw_tensor_name *names, int layer, int64_t rows, int64_t cols, const bw_tensor **out)
+{
     char name[NAME_MOST];
     tensor_name(name, source, names, layer);
     const bw_tensor *tensor = bw_tensors_find(source->files, name);
@@ -54,7 +58,8 @@ static int find(const bw_source *source, const bw_tensor_name *names, int layer,
     return right ? BW_OK : wrong_shape(source, tensor, n_dims, shape);
 }
 
-static int find_layer(bw_source *source, int layer) {
+static int find_layer(bw_source *source, int layer)
+{
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(&source->spec, (bw_target)target, &out, &in);
@@ -65,7 +70,8 @@ static int find_layer(bw_source *source, int layer) {
     return BW_OK;
 }
 
-static int find_tables(bw_source *source) {
+static int find_tables(bw_source *source)
+{
     const bw_spec *spec = &source->spec;
     const bw_tensor_name *names = source->family->tables;
     BW_TRY(find(source, &names[BW_TABLE_EMBED], 0, spec->vocab, spec->d_model, &source->tables[BW_TABLE_EMBED]));
@@ -77,12 +83,14 @@ static int find_tables(bw_source *source) {
 }
 
 /* ---- nothing surplus ---------------------------------------------------------------------------------------------- */
-static int by_address(const void *a, const void *b) {
+static int by_address(const void *a, const void *b)
+{
     const bw_tensor *const *x = a, *const *y = b;
     return (*x > *y) - (*x < *y);
 }
 
-static bool harmless(const bw_source *source, const char *name) {
+static bool harmless(const bw_source *source, const char *name)
+{
     const size_t most = sizeof source->family->harmless / sizeof *source->family->harmless;
     for (size_t i = 0; i < most && source->family->harmless[i]; i++)
         if (strstr(name, source->family->harmless[i]))
@@ -92,7 +100,8 @@ static bool harmless(const bw_source *source, const char *name) {
     return source->spec.tied && strcmp(name, source->gguf ? head->gguf : head->hf) == 0;
 }
 
-static int check_surplus(const bw_source *source) {
+static int check_surplus(const bw_source *source)
+{
     const int64_t layers = source->spec.n_layer, targets = layers * BW_TARGETS, vectors = layers * BW_LAYER_VECTORS;
     const size_t count = (size_t)(targets + vectors + BW_TABLES);
     const bw_tensor **used;
@@ -112,14 +121,16 @@ static int check_surplus(const bw_source *source) {
     return status;
 }
 
-static int open_gguf(bw_source *source) {
+static int open_gguf(bw_source *source)
+{
     source->gguf = true;
     BW_TRY(bw_gguf_open(&source->files, source->path));
     BW_TRY(bw_family_of_gguf(&source->family, source->files));
     return bw_spec_of_gguf(&source->spec, source->family, source->files);
 }
 
-static int open_folder(bw_source *source) {
+static int open_folder(bw_source *source)
+{
     bw_json *config = NULL, *generation = NULL;
     bw_text path = {0}, other = {0};
     int status;
@@ -139,14 +150,16 @@ done:
     return status;
 }
 
-static int copy_text(char **out, const char *text) {
+static int copy_text(char **out, const char *text)
+{
     const size_t bytes = strlen(text) + 1;
     BW_TRY(BW_NEW(*out, bytes, "model headers"));
     memcpy(*out, text, bytes);
     return BW_OK;
 }
 
-int bw_source_open(bw_source **out, const char *path) {
+int bw_source_open(bw_source **out, const char *path)
+{
     struct stat about;
     bw_source *source;
     int status;
@@ -169,7 +182,8 @@ done:
     return status;
 }
 
-void bw_source_close(bw_source *source) {
+void bw_source_close(bw_source *source)
+{
     if (!source)
         return;
     if (source->files)
@@ -180,20 +194,24 @@ void bw_source_close(bw_source *source) {
     bw_free(source);
 }
 
-const bw_spec *bw_source_spec(const bw_source *source) {
+const bw_spec *bw_source_spec(const bw_source *source)
+{
     return &source->spec;
 }
 
-const char *bw_source_path(const bw_source *source) {
+const char *bw_source_path(const bw_source *source)
+{
     return source->path;
 }
 
-bw_dtype bw_source_dtype(const bw_source *source, int layer, bw_target target) {
+bw_dtype bw_source_dtype(const bw_source *source, int layer, bw_target target)
+{
     return source->targets[bw_target_at(layer, target)]->dtype;
 }
 
 /* ---- fingerprint -------------------------------------------------------------------------------------------------- */
-static bw_hash tensor_hash(bw_hash so_far, const bw_tensor *tensor) {
+static bw_hash tensor_hash(bw_hash so_far, const bw_tensor *tensor)
+{
     const int64_t edge = tensor->bytes < 4096 ? tensor->bytes : 4096;
     int64_t facts[6] = {tensor->dtype, tensor->n_dims};
     memcpy(facts + 2, tensor->shape, (size_t)tensor->n_dims * sizeof *facts);
@@ -204,7 +222,8 @@ static bw_hash tensor_hash(bw_hash so_far, const bw_tensor *tensor) {
 }
 
 /* In the order of the family's list, so that the order in the file and the cut into shards do not matter. */
-bw_hash bw_source_fingerprint(const bw_source *source) {
+bw_hash bw_source_fingerprint(const bw_source *source)
+{
     bw_hash hash = {0, 0};
     for (int i = 0; i < BW_TABLES; i++)
         hash = tensor_hash(hash, source->tables[i]);
@@ -217,7 +236,8 @@ bw_hash bw_source_fingerprint(const bw_source *source) {
 
 /* ---- reading ------------------------------------------------------------------------------------------------------ */
 static int check_finite(const bw_source *source, const bw_tensor *tensor, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *values,
-                        int64_t ld) {
+                        int64_t ld)
+{
     for (int64_t i = 0; i < rows; i++) {
         /* x - x is 0 for finite x and NaN otherwise, and a sum of those vectorises. */
         float bad = 0;
@@ -231,7 +251,8 @@ static int check_finite(const bw_source *source, const bw_tensor *tensor, int64_
     return BW_OK;
 }
 
-static int check_range(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+static int check_range(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t col, int64_t cols)
+{
     const int64_t m = tensor->n_dims == 2 ? tensor->shape[0] : 1, n = tensor->shape[tensor->n_dims - 1];
     if (row < 0 || rows < 0 || row > m - rows || col < 0 || cols < 0 || col > n - cols)
         return bw_fail(BW_BUG, "tensor %s is %lld x %lld; rows %lld + %lld, columns %lld + %lld were asked for", tensor->name, (long long)m,
@@ -240,13 +261,14 @@ static int check_range(const bw_tensor *tensor, int64_t row, int64_t rows, int64
 }
 
 /* GGUF of some architectures interleaves the two halves of every head: row 2i + a of a head there is row a * half + i here. */
-static int64_t permuted_row(int64_t row, int64_t head_dim) {
+static int64_t permuted_row(int64_t row, int64_t head_dim)
+{
     const int64_t head = row / head_dim, within = row % head_dim, half = head_dim / 2;
     return head * head_dim + 2 * (within % half) + within / half;
 }
 
-int bw_source_read(const bw_source *source, int layer, bw_target target, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out,
-                   int64_t ld) {
+int bw_source_read(const bw_source *source, int layer, bw_target target, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out, int64_t ld)
+{
     const bw_tensor *tensor = source->targets[bw_target_at(layer, target)];
     BW_TRY(check_range(tensor, row, rows, col, cols));
     if (source->gguf && source->family->gguf_permutes && (target == BW_Q || target == BW_K))
@@ -257,7 +279,8 @@ int bw_source_read(const bw_source *source, int layer, bw_target target, int64_t
     return check_finite(source, tensor, row, rows, col, cols, out, ld);
 }
 
-static const bw_tensor *find_named(const bw_source *source, int layer, const char *name) {
+static const bw_tensor *find_named(const bw_source *source, int layer, const char *name)
+{
     for (int i = 0; i < BW_LAYER_VECTORS; i++)
         if (layer >= 0 && layer < source->spec.n_layer && strcmp(name, source->family->vectors[i].name) == 0)
             return source->vectors[layer * BW_LAYER_VECTORS + i];
@@ -268,7 +291,8 @@ static const bw_tensor *find_named(const bw_source *source, int layer, const cha
 }
 
 int bw_source_read_named(const bw_source *source, int layer, const char *name, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out,
-                         int64_t ld) {
+                         int64_t ld)
+{
     const bw_tensor *tensor = find_named(source, layer, name);
     if (!tensor)
         return bw_fail(BW_BUG, "a %s model has no tensor '%s' at layer %d", source->spec.family, name, layer);

@@ -9,6 +9,7 @@ enum { TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4 }; /* tokenizer.ggml.token_type
 typedef struct pre_kind {
     const char *pre, *normalizer, *pre_tokenizer;
     bool ignore_merges;
+    bool adds_bos; /* where tokenizer.ggml.add_bos_token is not given */
 } pre_kind;
 #define BYTE_LEVEL(regex)       "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": " regex "}"
 #define SEQUENCE(first, second) "{\"type\": \"Sequence\", \"pretokenizers\": [" first ", " second "]}"
@@ -16,12 +17,19 @@ typedef struct pre_kind {
 #define WORDS(digits)                                                                                                                                \
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}" digits                                                           \
     "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"
+#define DIGITS "{\"type\": \"Digits\", \"individual_digits\": true}"
+#define LLAMA3 SEQUENCE(SPLIT(WORDS("{1,3}")), BYTE_LEVEL("false"))
+#define QWEN2  SEQUENCE(SPLIT(WORDS("")), BYTE_LEVEL("false"))
+#define NFC    "{\"type\": \"NFC\"}"
 static const pre_kind pre_kinds[] = {
-    {"smollm", "null", SEQUENCE("{\"type\": \"Digits\", \"individual_digits\": true}", BYTE_LEVEL("true")), false},
-    {"gpt-2", "null", BYTE_LEVEL("true"), false},
-    {"default", "null", BYTE_LEVEL("true"), false},
-    {"llama-bpe", "null", SEQUENCE(SPLIT(WORDS("{1,3}")), BYTE_LEVEL("false")), true},
-    {"qwen2", "{\"type\": \"NFC\"}", SEQUENCE(SPLIT(WORDS("")), BYTE_LEVEL("false")), false},
+    {.pre = "smollm", .normalizer = "null", .pre_tokenizer = SEQUENCE(DIGITS, BYTE_LEVEL("true"))},
+    {.pre = "starcoder", .normalizer = "null", .pre_tokenizer = SEQUENCE(DIGITS, BYTE_LEVEL("true"))},
+    {.pre = "gpt-2", .normalizer = "null", .pre_tokenizer = BYTE_LEVEL("true")},
+    {.pre = "llama-bpe", .normalizer = "null", .pre_tokenizer = LLAMA3, .ignore_merges = true, .adds_bos = true},
+    {.pre = "llama3", .normalizer = "null", .pre_tokenizer = LLAMA3, .ignore_merges = true, .adds_bos = true},
+    {.pre = "llama-v3", .normalizer = "null", .pre_tokenizer = LLAMA3, .ignore_merges = true, .adds_bos = true},
+    {.pre = "qwen2", .normalizer = NFC, .pre_tokenizer = QWEN2},
+    {.pre = "deepseek-r1-qwen", .normalizer = NFC, .pre_tokenizer = QWEN2},
 };
 
 typedef struct vocabulary {
@@ -46,10 +54,11 @@ static int open_vocabulary(vocabulary *vocabulary, const bw_source *source)
         return bw_fail(BW_DATA, "%s: tokenizer.ggml.tokens has %lld entries, the embedding %lld rows", path, (long long)vocabulary->count,
                        (long long)source->spec.vocab);
     for (size_t i = 0; i < sizeof pre_kinds / sizeof *pre_kinds; i++)
-        if (strcmp(pre ? pre : "default", pre_kinds[i].pre) == 0)
+        if (pre && strcmp(pre, pre_kinds[i].pre) == 0)
             vocabulary->kind = &pre_kinds[i];
     if (!vocabulary->kind)
-        return bw_fail(BW_DATA, "%s: tokenizer.ggml.pre is '%s'; supported: smollm, gpt-2, default, llama-bpe, qwen2", path, pre);
+        return bw_fail(BW_DATA, "%s: tokenizer.ggml.pre is '%s'; supported: smollm, starcoder, gpt-2, llama-bpe, qwen2", path,
+                       pre ? pre : "not given");
     return BW_OK;
 }
 
@@ -92,7 +101,7 @@ static int add_added_tokens(bw_text *out, const vocabulary *vocabulary)
 static int add_post_processor(bw_text *out, const vocabulary *vocabulary)
 {
     const int64_t bos = special_id(vocabulary, "bos");
-    if (bos < 0 || bw_gguf_number(vocabulary->source->files, "tokenizer.ggml.add_bos_token", 0) != 1)
+    if (bos < 0 || bw_gguf_number(vocabulary->source->files, "tokenizer.ggml.add_bos_token", vocabulary->kind->adds_bos) != 1)
         return bw_text_addf(out, "null");
     BW_TRY(bw_text_addf(out, "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "));
     BW_TRY(add_token(out, vocabulary, bos));
