@@ -27,10 +27,13 @@ static const command commands[] = {
     {"eval", BW_EVAL, "One stage", bw_cmd_eval, NULL, true,
      "--model PATH [--adapter DIR] --harmful FILE --task FILE --output DIR [--option value ...]",
      "Measure harmful score, refusal rate, task accuracy and perplexity."},
+    {"inspect", BW_INSPECT, "Files", bw_cmd_inspect, NULL, false, "PATH", "Show what a model, an adapter, a safetensors file or a data file is."},
+    {"verify", BW_VERIFY, "Files", bw_cmd_verify, NULL, false, "PATH", "Read all of it: structure, shapes, and whether every number is finite."},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-static const command *find_command(const char *name) {
+static const command *find_command(const char *name)
+{
     for (int i = 0; i < COMMANDS; i++)
         if (!strcmp(commands[i].name, name))
             return &commands[i];
@@ -39,7 +42,8 @@ static const command *find_command(const char *name) {
 
 /* ---- what is printed without MPI -------------------------------------------------------------------------------------- */
 
-static void print_help(void) {
+static void print_help(void)
+{
     puts("breakwater: fine-tuning that keeps a model safe, as an MPI batch job (Buffer-and-Reinforce, arXiv 2605.24550)\n\n"
          "  breakwater COMMAND [--option value ...]\n"
          "  mpirun -n RANKS breakwater COMMAND [--option value ...]");
@@ -53,12 +57,14 @@ static void print_help(void) {
          "75 stopped at a checkpoint by a signal or the wall clock: run the same command again to go on.");
 }
 
-static void print_command_help(const command *command) {
+static void print_command_help(const command *command)
+{
     printf("breakwater %s %s\n\n%s\n", command->name, command->usage, command->help);
     bw_config_help(command->id, stdout);
 }
 
-static int print_version(void) {
+static int print_version(void)
+{
     BW_TRY(bw_gemm_start("fp32", 1)); /* chooses the kernel set that a run on this machine would use */
     printf("breakwater %s (commit %s)\n", BW_VERSION, BW_COMMIT);
     const char *const rows[][2] = {{"compiler", BW_COMPILER}, {"MPI", bw_par_version()},  {"ScaLAPACK", bw_scalapack_version()},
@@ -68,7 +74,8 @@ static int print_version(void) {
     return BW_OK;
 }
 
-static bool asks_help(int argc, char **argv) {
+static bool asks_help(int argc, char **argv)
+{
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
             return true;
@@ -78,7 +85,8 @@ static bool asks_help(int argc, char **argv) {
 /* ---- errors ----------------------------------------------------------------------------------------------------------- */
 
 /* Every rank reads the command line before MPI is up, and one should speak: launchers say in the environment who is first. */
-static int launched_rank(void) {
+static int launched_rank(void)
+{
     static const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
     for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
         const char *value = getenv(variables[i]);
@@ -88,7 +96,8 @@ static int launched_rank(void) {
     return 0;
 }
 
-static int report(int status, int rank) {
+static int report(int status, int rank)
+{
     if (rank != 0)
         return status;
     if (status == BW_STOPPED)
@@ -98,19 +107,21 @@ static int report(int status, int rank) {
     return status;
 }
 
-static int unknown_command(const char *name) {
+static int unknown_command(const char *name)
+{
     const char *names[COMMANDS];
     for (int i = 0; i < COMMANDS; i++)
         names[i] = commands[i].name;
     const char *nearest = bw_nearest(name, names, COMMANDS);
-    return bw_fail(BW_USAGE, "unknown command '%s'%s%s%s; 'breakwater --help' lists all", name, nearest ? "; did you mean '" : "",
+    return bw_fail(BW_USAGE, "unknown command '%s'.%s%s%s 'breakwater --help' lists all.", name, nearest ? " Did you mean '" : "",
                    nearest ? nearest : "", nearest ? "'?" : "");
 }
 
 /* ---- run -------------------------------------------------------------------------------------------------------------- */
 
 /* The command line as a configuration, and for `run` the stages of its file: all that can be wrong before MPI is needed. */
-static int read_command_line(const command *command, bw_config *config, bw_pipeline *pipeline, int argc, char **argv) {
+static int read_command_line(const command *command, bw_config *config, bw_pipeline *pipeline, int argc, char **argv)
+{
     BW_TRY(bw_config_parse(config, command->id, argc, argv));
     if (!command->run_pipeline)
         return bw_config_check(config, command->id);
@@ -119,7 +130,8 @@ static int read_command_line(const command *command, bw_config *config, bw_pipel
     return bw_pipeline_load(pipeline, config->input, argc, argv);
 }
 
-static int run_command(const command *command, const bw_config *config, const bw_pipeline *pipeline, int argc, char **argv) {
+static int run_command(const command *command, const bw_config *config, const bw_pipeline *pipeline, int argc, char **argv)
+{
     int rank = 0;
     if (command->needs_mpi) {
         int status = bw_par_start(&argc, &argv);
@@ -135,7 +147,8 @@ static int run_command(const command *command, const bw_config *config, const bw
     return status;
 }
 
-static int dispatch(const command *command, int argc, char **argv) {
+static int dispatch(const command *command, int argc, char **argv)
+{
     if (asks_help(argc, argv)) {
         print_command_help(command);
         return BW_OK;
@@ -153,7 +166,8 @@ static int dispatch(const command *command, int argc, char **argv) {
     return status;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     bw_grid_catch_signals(); /* first: a signal that arrives before its handler kills the rank */
     const char *word = argc > 1 ? argv[1] : "--help";
     if (!strcmp(word, "--version"))
