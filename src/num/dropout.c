@@ -6,20 +6,83 @@
  * low half of word 0 first. The counter is unique for all (position, b) of one C, and a stream has one C. */
 #include "breakwater/base.h"
 #include "breakwater/num.h"
+#include "num/hot.h"
 #include <math.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
-enum { DRAWS = 8 }; /* columns a Philox value serves */
+enum { DRAWS = 8, GROUP = 32 }; /* columns a Philox value serves; values drawn at a time, a multiple of 4 */
 
-static void drop_row(float *y, const float *x, const bw_key *key, uint32_t first, uint32_t threshold, float scale, int64_t C)
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the halves of a word are read as they lie in memory: this code is for little-endian machines"
+#endif
+
+/* Philox4x32-10 (Salmon et al. 2011): multipliers, and what a round adds to the two halves of the key. */
+#define EVEN_MULTIPLIER 0xD2511F53u
+#define ODD_MULTIPLIER  0xCD9E8D57u
+#define KEY_STEP_LOW    0x9E3779B9u /* golden ratio */
+#define KEY_STEP_HIGH   0xBB67AE85u /* sqrt(3) - 1 */
+
+typedef void draw_function(uint32_t (*words)[4], int64_t count, uint32_t first, const bw_key *key);
+
+static void draw_plain(uint32_t (*words)[4], int64_t count, uint32_t first, const bw_key *key)
 {
-    for (int64_t c = 0; c < C; c += DRAWS) {
-        uint32_t words[4];
-        bw_rng(key, first + (uint32_t)(c / DRAWS), words);
-        for (int64_t i = 0; i < DRAWS && c + i < C; i++) {
-            uint32_t draw = words[i / 2] >> 16 * (i % 2) & 0xffff;
-            y[c + i] = draw < threshold ? 0.0f : x[c + i] * scale;
+    for (int64_t i = 0; i < count; i++)
+        bw_rng(key, first + (uint32_t)i, words[i]);
+}
+
+#if defined(__x86_64__)
+/* Four values at a time, a word in each 64-bit lane. The upper halves hold rubbish on the way: a multiplication reads
+ * the lower halves only. Writes count rounded up to a multiple of 4. */
+__attribute__((target("avx2"))) static void draw_avx2(uint32_t (*words)[4], int64_t count, uint32_t first, const bw_key *key)
+{
+    const __m256i even_multiplier = _mm256_set1_epi64x(EVEN_MULTIPLIER), odd_multiplier = _mm256_set1_epi64x(ODD_MULTIPLIER);
+    for (int64_t i = 0; i < count; i += 4) {
+        uint32_t low = (uint32_t)key->seed, high = (uint32_t)(key->seed >> 32), at = first + (uint32_t)i;
+        __m256i w0 = _mm256_setr_epi64x(at, at + 1, at + 2, at + 3), w1 = _mm256_set1_epi64x(key->sample), w2 = _mm256_set1_epi64x(key->step);
+        __m256i w3 = _mm256_set1_epi64x((key->layer & 0xffff) | key->purpose << 16);
+        for (int round = 0; round < 10; round++, low += KEY_STEP_LOW, high += KEY_STEP_HIGH) {
+            __m256i even = _mm256_mul_epu32(w0, even_multiplier), odd = _mm256_mul_epu32(w2, odd_multiplier);
+            w0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(odd, 32), w1), _mm256_set1_epi64x(low));
+            w2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(even, 32), w3), _mm256_set1_epi64x(high));
+            w1 = odd;
+            w3 = even;
         }
+        __m256i front = _mm256_blend_epi32(w0, _mm256_slli_epi64(w1, 32), 0xAA), back = _mm256_blend_epi32(w2, _mm256_slli_epi64(w3, 32), 0xAA);
+        __m256i values02 = _mm256_unpacklo_epi64(front, back), values13 = _mm256_unpackhi_epi64(front, back);
+        _mm256_storeu_si256((__m256i *)words[i], _mm256_permute2x128_si256(values02, values13, 0x20));
+        _mm256_storeu_si256((__m256i *)words[i + 2], _mm256_permute2x128_si256(values02, values13, 0x31));
+    }
+}
+#endif
+
+static draw_function *fastest_draw(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return draw_avx2;
+#endif
+    return draw_plain;
+}
+
+BW_HOT static void drop_span(float *y, const float *x, const uint16_t *draws, uint32_t threshold, float scale, int64_t n)
+{
+#pragma omp simd
+    for (int64_t c = 0; c < n; c++)
+        y[c] = draws[c] < threshold ? 0.0f : x[c] * scale;
+}
+
+static void drop_row(float *y, const float *x, draw_function *draw, const bw_key *key, uint32_t first, uint32_t threshold, float scale, int64_t C)
+{
+    uint32_t words[GROUP][4];
+    uint16_t draws[GROUP * DRAWS];
+    for (int64_t c = 0; c < C; c += GROUP * DRAWS) {
+        int64_t n = C - c < GROUP * DRAWS ? C - c : GROUP * DRAWS;
+        draw(words, (n + DRAWS - 1) / DRAWS, first + (uint32_t)(c / DRAWS), key);
+        memcpy(draws, words, sizeof(uint16_t) * (size_t)n);
+        drop_span(y + c, x + c, draws, threshold, scale, n);
     }
 }
 
@@ -28,10 +91,11 @@ void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t 
 {
     uint32_t threshold = (uint32_t)lrintf(p * 65536.0f);
     float scale = threshold < 65536 ? 65536.0f / (float)(65536 - threshold) : 0.0f;
+    draw_function *draw = fastest_draw();
     uint32_t blocks = (uint32_t)((C + DRAWS - 1) / DRAWS);
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < T; t++) {
         bw_key key = {.seed = seed, .purpose = BW_PURPOSE_DROPOUT, .step = step, .sample = (uint32_t)samples[t], .layer = stream};
-        drop_row(y + t * C, x + t * C, &key, (uint32_t)positions[t] * blocks, threshold, scale, C);
+        drop_row(y + t * C, x + t * C, draw, &key, (uint32_t)positions[t] * blocks, threshold, scale, C);
     }
 }
