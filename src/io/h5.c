@@ -268,7 +268,9 @@ static herr_t transfer(hid_t dataset, const bw_matrix *matrix, char *rows, bool 
 {
     hid_t memory = memory_space(matrix), space = H5Dget_space(dataset), how = H5Pcreate(H5P_DATASET_XFER);
     herr_t result = -1;
-    if (memory >= 0 && space >= 0 && how >= 0 && select_piece(space, matrix) >= 0 && H5Pset_dxpl_mpio(how, H5FD_MPIO_COLLECTIVE) >= 0)
+    if (matrix->layout.m == 0 || matrix->layout.n == 0)
+        result = 0; /* HDF5 has nothing to select, and says so with an error */
+    else if (memory >= 0 && space >= 0 && how >= 0 && select_piece(space, matrix) >= 0 && H5Pset_dxpl_mpio(how, H5FD_MPIO_COLLECTIVE) >= 0)
         result = writing ? H5Dwrite(dataset, native_type(matrix), memory, space, how, rows)
                          : H5Dread(dataset, native_type(matrix), memory, space, how, rows);
     release(how);

@@ -15,13 +15,13 @@ static int64_t check_failures;
 
 #define CHECK_OK(call) CHECK((call) == BW_OK)
 
-/* Run `test` on every grid that this number of ranks allows, with the nodes as they are and cut into pretended ones. */
-static inline void check_every_grid(void (*test)(const bw_grid *grid))
+/* Run `test` on every grid that this number of ranks allows, with the nodes as they are, and cut into pretended ones of 1 .. node_sizes - 1 ranks. */
+static inline void check_every_shape(int node_sizes, void (*test)(const bw_grid *grid))
 {
     int size = bw_par_size();
     for (int replicas = 1; replicas <= size; replicas++)
         for (int nprow = 1; nprow <= size; nprow++)
-            for (int ranks_per_node = 0; ranks_per_node < size && size % (replicas * nprow) == 0; ranks_per_node++) {
+            for (int ranks_per_node = 0; ranks_per_node < node_sizes && size % (replicas * nprow) == 0; ranks_per_node++) {
                 bw_grid *grid = NULL;
                 char shape[32];
                 snprintf(shape, sizeof shape, "%dx%d", nprow, size / replicas / nprow);
@@ -30,6 +30,11 @@ static inline void check_every_grid(void (*test)(const bw_grid *grid))
                     test(grid);
                 bw_grid_destroy(&grid);
             }
+}
+
+static inline void check_every_grid(void (*test)(const bw_grid *grid))
+{
+    check_every_shape(bw_par_size(), test);
 }
 
 static inline int check_finish(const char *name)

@@ -302,7 +302,7 @@ static void all(const bw_grid *grid)
 int main(int argc, char **argv)
 {
     CHECK_OK(bw_par_start(&argc, &argv));
-    check_every_grid(all);
+    check_every_shape(1, all);
     eigenpairs_satisfy_their_equation();
     libraries_name_themselves();
     return check_finish("test_scalapack");
