@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *field(bw_config *config, const bw_option *option) {
+static void *field(bw_config *config, const bw_option *option)
+{
     return (char *)config + option->offset;
 }
 
-int bw_string_copy(char **to, const char *from) {
+int bw_string_copy(char **to, const char *from)
+{
     *to = NULL;
     if (!from)
         return BW_OK;
@@ -21,7 +23,8 @@ int bw_string_copy(char **to, const char *from) {
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
 
-static bool in_words(const char *words, const char *text) {
+static bool in_words(const char *words, const char *text)
+{
     size_t length = strlen(text);
     for (const char *at = words; *at; at += strspn(at, " ")) {
         size_t word = strcspn(at, " ");
@@ -33,7 +36,8 @@ static bool in_words(const char *words, const char *text) {
 }
 
 /* Text ends up in YAML, HDF5 and messages, so it must be one line. */
-static int check_text(const bw_option *option, const char *text, const char *where) {
+static int check_text(const bw_option *option, const char *text, const char *where)
+{
     if (!*text)
         return bw_fail(BW_USAGE, "%s: is empty", where);
     for (const char *at = text; *at; at++)
@@ -46,7 +50,8 @@ static int check_text(const bw_option *option, const char *text, const char *whe
     return BW_OK;
 }
 
-static int replace_text(char **to, const char *text) {
+static int replace_text(char **to, const char *text)
+{
     char *copy;
     BW_TRY(bw_string_copy(&copy, text));
     bw_free(*to);
@@ -54,11 +59,13 @@ static int replace_text(char **to, const char *text) {
     return BW_OK;
 }
 
-static int resolved(const bw_resolver *resolver, const char *where, const char *path, bw_text *out) {
+static int resolved(const bw_resolver *resolver, const char *where, const char *path, bw_text *out)
+{
     return resolver && path[0] == '@' ? resolver->resolve(resolver->context, where, path, out) : bw_text_add(out, path, strlen(path));
 }
 
-static int set_path(char **to, const bw_option *option, const char *path, const char *where, const bw_resolver *resolver) {
+static int set_path(char **to, const bw_option *option, const char *path, const char *where, const bw_resolver *resolver)
+{
     bw_text text = {0};
     int status = check_text(option, path, where);
     if (status == BW_OK)
@@ -69,7 +76,8 @@ static int set_path(char **to, const bw_option *option, const char *path, const 
     return status;
 }
 
-static int add_path(bw_list *list, const bw_option *option, const char *path, const char *where, const bw_resolver *resolver) {
+static int add_path(bw_list *list, const bw_option *option, const char *path, const char *where, const bw_resolver *resolver)
+{
     if (list->count == BW_MAX_LIST)
         return bw_fail(BW_USAGE, "%s: more than %d of them", where, BW_MAX_LIST);
     list->items[list->count] = NULL;
@@ -78,7 +86,8 @@ static int add_path(bw_list *list, const bw_option *option, const char *path, co
     return BW_OK;
 }
 
-static int set_int(int64_t *to, const bw_option *option, const char *text, const char *where) {
+static int set_int(int64_t *to, const bw_option *option, const char *text, const char *where)
+{
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
@@ -90,7 +99,8 @@ static int set_int(int64_t *to, const bw_option *option, const char *text, const
     return BW_OK;
 }
 
-static int set_real(double *to, const bw_option *option, const char *text, const char *where) {
+static int set_real(double *to, const bw_option *option, const char *text, const char *where)
+{
     char *end;
     double value = strtod(text, &end);
     if (end == text || *end || !isfinite(value) || !strchr("+-.0123456789", *text))
@@ -101,14 +111,16 @@ static int set_real(double *to, const bw_option *option, const char *text, const
     return BW_OK;
 }
 
-static int set_flag(bool *to, const char *text, const char *where) {
+static int set_flag(bool *to, const char *text, const char *where)
+{
     if (strcmp(text, "true") && strcmp(text, "false"))
         return bw_fail(BW_USAGE, "%s: '%s' is neither true nor false", where, text);
     *to = text[0] == 't';
     return BW_OK;
 }
 
-static int add_number(bw_numbers *numbers, const bw_option *option, const char *text, const char *where) {
+static int add_number(bw_numbers *numbers, const bw_option *option, const char *text, const char *where)
+{
     if (numbers->count == BW_MAX_LIST)
         return bw_fail(BW_USAGE, "%s: more than %d of them", where, BW_MAX_LIST);
     BW_TRY(set_real(&numbers->items[numbers->count], option, text, where));
@@ -117,7 +129,8 @@ static int add_number(bw_numbers *numbers, const bw_option *option, const char *
 }
 
 /* "0.1,0.2" or "[0.1, 0.2]" replaces the list. */
-static int set_numbers(bw_numbers *numbers, const bw_option *option, const char *text, const char *where) {
+static int set_numbers(bw_numbers *numbers, const bw_option *option, const char *text, const char *where)
+{
     const char *at = text + (*text == '[');
     numbers->count = 0;
     while (true) {
@@ -137,7 +150,8 @@ static int set_numbers(bw_numbers *numbers, const bw_option *option, const char 
 }
 
 /* "[a, b]" as the echo writes it replaces the list; anything else is one path more. */
-static int set_paths(bw_config *config, const bw_option *option, const char *text, const char *where, const bw_resolver *resolver) {
+static int set_paths(bw_config *config, const bw_option *option, const char *text, const char *where, const bw_resolver *resolver)
+{
     if (text[0] != '[')
         return add_path(field(config, option), option, text, where, resolver);
     bw_yaml *yaml;
@@ -147,7 +161,8 @@ static int set_paths(bw_config *config, const bw_option *option, const char *tex
     return status;
 }
 
-int bw_option_assign(bw_config *config, const bw_option *option, const char *text, const char *where, const bw_resolver *resolver) {
+int bw_option_assign(bw_config *config, const bw_option *option, const char *text, const char *where, const bw_resolver *resolver)
+{
     void *to = field(config, option);
     switch (option->kind) {
     case BW_KIND_TEXT:
@@ -169,7 +184,8 @@ int bw_option_assign(bw_config *config, const bw_option *option, const char *tex
     return bw_fail(BW_BUG, "%s: option of no kind", where);
 }
 
-void bw_option_clear(bw_config *config, const bw_option *option) {
+void bw_option_clear(bw_config *config, const bw_option *option)
+{
     if (option->kind == BW_KIND_NUMBERS)
         *(bw_numbers *)field(config, option) = (bw_numbers){0};
     if (option->kind == BW_KIND_PATHS) {
@@ -185,12 +201,14 @@ void bw_option_clear(bw_config *config, const bw_option *option) {
     }
 }
 
-static int set_standard(bw_config *config, const bw_option *option) {
+static int set_standard(bw_config *config, const bw_option *option)
+{
     bw_option_clear(config, option);
     return option->standard ? bw_option_assign(config, option, option->standard, option->name, NULL) : BW_OK;
 }
 
-static int assign_items(bw_config *config, const bw_option *option, const bw_yaml *yaml, int node, const char *where, const bw_resolver *resolver) {
+static int assign_items(bw_config *config, const bw_option *option, const bw_yaml *yaml, int node, const char *where, const bw_resolver *resolver)
+{
     if (option->kind != BW_KIND_PATHS && option->kind != BW_KIND_NUMBERS)
         return bw_fail(BW_USAGE, "%s: takes one value, not a list", where);
     bw_option_clear(config, option);
@@ -206,7 +224,8 @@ static int assign_items(bw_config *config, const bw_option *option, const bw_yam
     return BW_OK;
 }
 
-int bw_option_assign_node(bw_config *config, const bw_option *option, const bw_yaml *yaml, int node, const char *where, const bw_resolver *resolver) {
+int bw_option_assign_node(bw_config *config, const bw_option *option, const bw_yaml *yaml, int node, const char *where, const bw_resolver *resolver)
+{
     const char *text = bw_yaml_text(yaml, node);
     switch (bw_yaml_kind_of(yaml, node)) {
     case BW_YAML_NULL:
@@ -229,19 +248,22 @@ int bw_option_assign_node(bw_config *config, const bw_option *option, const bw_y
 
 /* ---- the whole configuration --------------------------------------------------------------------------------------- */
 
-void bw_config_init(bw_config *config) {
+void bw_config_init(bw_config *config)
+{
     *config = (bw_config){0};
     for (int i = 0; i < bw_option_count; i++)
         (void)set_standard(config, &bw_options[i]); /* the defaults are valid (a test proves it); out of memory shows at the first use */
 }
 
-void bw_config_free(bw_config *config) {
+void bw_config_free(bw_config *config)
+{
     for (int i = 0; i < bw_option_count; i++)
         bw_option_clear(config, &bw_options[i]);
     *config = (bw_config){0};
 }
 
-static int copy_field(bw_config *to, const bw_config *from, const bw_option *option) {
+static int copy_field(bw_config *to, const bw_config *from, const bw_option *option)
+{
     const void *source = (const char *)from + option->offset;
     if (option->kind == BW_KIND_TEXT || option->kind == BW_KIND_PATH)
         return bw_string_copy(field(to, option), *(char *const *)source);
@@ -254,7 +276,8 @@ static int copy_field(bw_config *to, const bw_config *from, const bw_option *opt
     return BW_OK;
 }
 
-int bw_config_copy(bw_config *to, const bw_config *from) {
+int bw_config_copy(bw_config *to, const bw_config *from)
+{
     *to = *from;
     for (int i = 0; i < bw_option_count; i++) { /* first forget what `from` owns, so that a failure half way frees only our own */
         const bw_option *option = &bw_options[i];
@@ -273,14 +296,16 @@ int bw_config_copy(bw_config *to, const bw_config *from) {
     return BW_OK;
 }
 
-int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value) {
+int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value)
+{
     const bw_option *option = bw_option_find(command, name);
     return option ? bw_option_assign(config, option, value, name, NULL) : bw_option_unknown(command, name, name);
 }
 
 /* ---- YAML ---------------------------------------------------------------------------------------------------------- */
 
-static int read_mapping(bw_config *config, bw_command command, const bw_yaml *yaml) {
+static int read_mapping(bw_config *config, bw_command command, const bw_yaml *yaml)
+{
     bool seen[BW_OPTIONS_AT_MOST] = {false};
     int root = bw_yaml_root(yaml), status = BW_OK;
     if (bw_yaml_kind_of(yaml, root) != BW_YAML_MAPPING)
@@ -302,7 +327,8 @@ done:
     return status;
 }
 
-static int read_file(bw_config *config, bw_command command, const char *path) {
+static int read_file(bw_config *config, bw_command command, const char *path)
+{
     bw_yaml *yaml;
     BW_TRY(bw_yaml_open(&yaml, path));
     int status = read_mapping(config, command, yaml);
@@ -320,7 +346,8 @@ typedef struct cursor {
 } cursor;
 
 /* What an argument says: the option, its value (maybe the next argument), and its name for messages. */
-static int read_argument(cursor *cursor, const bw_option **option, const char **value, bw_text *where) {
+static int read_argument(cursor *cursor, const bw_option **option, const char **value, bw_text *where)
+{
     const char *argument = cursor->argv[cursor->at++];
     where->length = 0;
     if (argument[0] != '-') {
@@ -347,7 +374,8 @@ static int read_argument(cursor *cursor, const bw_option **option, const char **
     return *value ? BW_OK : bw_fail(BW_USAGE, "%s: needs a value (%s: %s)", where->data, (*option)->argument, (*option)->help);
 }
 
-int bw_arguments_visit(bw_command command, int argc, char **argv, bw_option_visitor visit, void *context) {
+int bw_arguments_visit(bw_command command, int argc, char **argv, bw_option_visitor visit, void *context)
+{
     cursor cursor = {.command = command, .argc = argc, .at = 1, .argv = argv};
     bw_text where = {0};
     int status = BW_OK;
@@ -366,18 +394,21 @@ done:
     return status;
 }
 
-static int set_config_file(void *context, const bw_option *option, const char *value, const char *where, bool first) {
+static int set_config_file(void *context, const bw_option *option, const char *value, const char *where, bool first)
+{
     (void)first;
     return bw_option_is_echoed(option) ? BW_OK : bw_option_assign(context, option, value, where, NULL);
 }
 
-static int set_option(void *context, const bw_option *option, const char *value, const char *where, bool first) {
+static int set_option(void *context, const bw_option *option, const char *value, const char *where, bool first)
+{
     if (first && option->kind == BW_KIND_PATHS)
         bw_option_clear(context, option); /* the command line's list takes the place of the file's */
     return bw_option_assign(context, option, value, where, NULL);
 }
 
-int bw_config_parse(bw_config *config, bw_command command, int argc, char **argv) {
+int bw_config_parse(bw_config *config, bw_command command, int argc, char **argv)
+{
     BW_TRY(bw_arguments_visit(command, argc, argv, set_config_file, config));
     if (config->config_file)
         BW_TRY(read_file(config, command, config->config_file));
@@ -386,12 +417,14 @@ int bw_config_parse(bw_config *config, bw_command command, int argc, char **argv
 
 /* ---- what options must be there together --------------------------------------------------------------------------- */
 
-static bool is_set(const bw_config *config, const bw_option *option) {
+static bool is_set(const bw_config *config, const bw_option *option)
+{
     const void *from = (const char *)config + option->offset;
     return option->kind == BW_KIND_PATHS ? ((const bw_list *)from)->count > 0 : *(char *const *)from != NULL;
 }
 
-static int check_merge(const bw_config *config) {
+static int check_merge(const bw_config *config)
+{
     if (strcmp(config->method, "user") && !config->reinforce)
         return bw_fail(BW_USAGE, "merge: --method %s needs --reinforce DIR, the ReinforceLoRA", config->method);
     if (strcmp(config->dense, "none") && !config->model)
@@ -401,20 +434,35 @@ static int check_merge(const bw_config *config) {
     return BW_OK;
 }
 
-int bw_config_check(const bw_config *config, bw_command command) {
+/* A pipeline learns here, before its first stage, what a later one would refuse. */
+static int check_train(const bw_config *config)
+{
+    bool wants = !strcmp(config->stage, "reinforce") || !strcmp(config->stage, "user");
+    if (wants && !config->buffer)
+        return bw_fail(BW_USAGE, "train: --stage %s trains on the base with a BufferLoRA: give --buffer DIR (--stage sft trains without one)",
+                       config->stage);
+    if (!wants && config->buffer)
+        return bw_fail(BW_USAGE, "train: --stage %s takes no --buffer (--stage user and reinforce do)", config->stage);
+    if (config->micro_batches > config->batch)
+        return bw_fail(BW_USAGE, "train: --micro-batches %lld is more than --batch %lld", (long long)config->micro_batches, (long long)config->batch);
+    return BW_OK;
+}
+
+int bw_config_check(const bw_config *config, bw_command command)
+{
     for (int i = 0; i < bw_option_count; i++)
         if (bw_options[i].required & (unsigned)command && !is_set(config, &bw_options[i])) {
             bool word = bw_options[i].offset == offsetof(bw_config, input);
             return bw_fail(BW_USAGE, "%s: needs %s%s %s: %s", bw_command_name(command), word ? "" : "--", word ? "a" : bw_options[i].name,
                            bw_options[i].argument, bw_options[i].help);
         }
+    if (command == BW_TRAIN)
+        return check_train(config);
     if (command == BW_MERGE)
         return check_merge(config);
     if (command == BW_EVAL && !config->harmful && !config->task)
         return bw_fail(BW_USAGE, "eval: needs --harmful FILE or --task FILE (or both): there is nothing to measure");
     if (command == BW_EVAL && config->perplexity && !config->task)
         return bw_fail(BW_USAGE, "eval: --perplexity needs --task FILE: it is measured on the task's answers");
-    if (command == BW_TRAIN && config->micro_batches > config->batch)
-        return bw_fail(BW_USAGE, "train: --micro-batches %lld is more than --batch %lld", (long long)config->micro_batches, (long long)config->batch);
     return BW_OK;
 }
