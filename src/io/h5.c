@@ -6,8 +6,11 @@
  * Every dataset carries "sum64": the sum, modulo 2^64, of a mixture of each entry's bits and its place. A sum knows no order, so
  * any grid can make it and any other can check it. */
 #include <errno.h>
+#include <fcntl.h>
 #include <hdf5.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include "breakwater/h5.h"
 #include "par/comms.h"
@@ -16,26 +19,39 @@ struct bw_h5 {
     const bw_grid *grid;
     hid_t file;
     char *path;
+    int reserve; /* of rank 0: a nameless file that keeps room on the disk, -1 elsewhere */
 };
 
-enum { MOST_TEXT = 1 << 24 }; /* bytes of an attribute that is believed */
+enum { RESERVE_BYTES = 1 << 22, MOST_TEXT = 1 << 24 }; /* bytes of an attribute that is believed */
 static const char checksum[] = "sum64";
 
 /* ---- errors ------------------------------------------------------------------------------------------------------- */
-static herr_t keep_innermost(unsigned depth, const H5E_error2_t *error, void *text)
+/* HDF5 forgets an error at its next call, the one that releases something included, so the reason is kept when it arises. */
+static char last_reason[256];
+
+static herr_t keep_innermost(unsigned depth, const H5E_error2_t *error, void *unused)
 {
+    (void)unused;
     if (depth == 0)
-        snprintf(text, 256, "%s", error->desc ? error->desc : "");
+        snprintf(last_reason, sizeof last_reason, "%s", error->desc ? error->desc : "");
     return 0;
+}
+
+static herr_t on_error(hid_t stack, void *unused)
+{
+    return H5Ewalk2(stack, H5E_WALK_UPWARD, keep_innermost, unused);
 }
 
 /* `what` the caller wanted of `object`, and what HDF5 says stood in the way. */
 static int fail_with(int status, const char *path, const char *what, const char *object)
 {
-    char reason[256] = "no reason given";
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, reason);
-    H5Eclear2(H5E_DEFAULT);
-    return bw_fail(status, "%s: cannot %s %s: %s", path, what, object, reason);
+    struct statvfs room;
+    char space[64] = "";
+    if (status == BW_IO && statvfs(path, &room) == 0)
+        snprintf(space, sizeof space, " (%.1f MiB free there)", (double)room.f_bavail * (double)room.f_frsize / 1048576);
+    bw_fail(status, "%s: cannot %s %s%s: %s", path, what, object, space, last_reason[0] ? last_reason : "no reason given");
+    last_reason[0] = '\0';
+    return status;
 }
 
 static int agree(const bw_h5 *h5, int status)
@@ -54,7 +70,7 @@ static void release(hid_t id)
 /* No messages of HDF5's own, and no way from a checkpoint into other files. */
 static void prepare_library(void)
 {
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    H5Eset_auto2(H5E_DEFAULT, on_error, NULL);
     if (H5Lis_registered(H5L_TYPE_EXTERNAL) > 0)
         H5Lunregister(H5L_TYPE_EXTERNAL);
 }
@@ -79,16 +95,42 @@ static int allocate(bw_h5 **out, const bw_grid *grid, const char *path)
     BW_TRY(BW_NEW(h5, 1, "hdf5"));
     *out = h5;
     h5->grid = grid;
-    h5->file = -1;
+    h5->file = h5->reserve = -1;
     BW_TRY(BW_NEW(h5->path, length, "hdf5"));
     memcpy(h5->path, path, length);
     return BW_OK;
 }
 
+/* HDF5 cannot close a file whose metadata find no room: it crashes, or its ranks wait for one another. So a few MiB are set aside while data
+ * are written and given back before the file is closed: a disk that fills up stops the data, and never the closing. */
+static int reserve_room(bw_h5 *h5)
+{
+    char name[4096];
+    if (h5->grid->myrow != 0 || h5->grid->mycol != 0)
+        return BW_OK;
+    if ((size_t)snprintf(name, sizeof name, "%s.XXXXXX", h5->path) >= sizeof name)
+        return bw_fail(BW_CANTCREATE, "%s: the path is too long", h5->path);
+    h5->reserve = mkstemp(name);
+    if (h5->reserve < 0)
+        return bw_fail(BW_CANTCREATE, "%s: cannot create a file there: %s", h5->path, strerror(errno));
+    unlink(name);
+    int error = posix_fallocate(h5->reserve, 0, RESERVE_BYTES);
+    return error == 0 ? BW_OK : bw_fail(BW_IO, "%s: not even %d MiB can be written there: %s", h5->path, RESERVE_BYTES >> 20, strerror(error));
+}
+
+static void give_room_back(bw_h5 *h5)
+{
+    if (h5->reserve >= 0)
+        close(h5->reserve);
+    h5->reserve = -1;
+}
+
 static void deallocate(bw_h5 **h5)
 {
-    if (*h5)
+    if (*h5) {
+        give_room_back(*h5);
         bw_free((*h5)->path);
+    }
     bw_free(*h5);
     *h5 = NULL;
 }
@@ -112,21 +154,23 @@ static int open_file(bw_h5 *h5)
 }
 
 /* Asked before HDF5 is, whose collective open may leave ranks waiting for one that cannot see the file. */
-static int check_readable(const bw_h5 *h5)
+static int check_readable(bw_h5 *h5)
 {
     return access(h5->path, R_OK) == 0 ? BW_OK : bw_fail(BW_NOINPUT, "%s: cannot open: %s", h5->path, strerror(errno));
 }
 
-static int check_folder(const bw_h5 *h5)
+static int check_folder(bw_h5 *h5)
 {
     const char *slash = strrchr(h5->path, '/');
     char folder[4096] = ".";
     if (slash)
         snprintf(folder, sizeof folder, "%.*s", slash == h5->path ? 1 : (int)(slash - h5->path), h5->path);
-    return access(folder, W_OK | X_OK) == 0 ? BW_OK : bw_fail(BW_CANTCREATE, "%s: cannot create: folder %s: %s", h5->path, folder, strerror(errno));
+    if (access(folder, W_OK | X_OK) == 0)
+        return reserve_room(h5);
+    return bw_fail(BW_CANTCREATE, "%s: cannot create: folder %s: %s", h5->path, folder, strerror(errno));
 }
 
-static int start(bw_h5 **out, const bw_grid *grid, const char *path, int (*check)(const bw_h5 *), int (*open)(bw_h5 *))
+static int start(bw_h5 **out, const bw_grid *grid, const char *path, int (*check)(bw_h5 *), int (*open)(bw_h5 *))
 {
     bw_h5 *h5 = NULL;
     int status;
@@ -157,7 +201,10 @@ int bw_h5_close(bw_h5 **h5)
 {
     if (!*h5)
         return BW_OK;
-    int status = H5Fflush((*h5)->file, H5F_SCOPE_GLOBAL) >= 0 ? BW_OK : fail_with(BW_IO, (*h5)->path, "flush", "this file");
+    give_room_back(*h5);
+    int status = agree(*h5, BW_OK); /* nobody writes before the room is there */
+    if (status == BW_OK && H5Fflush((*h5)->file, H5F_SCOPE_GLOBAL) < 0)
+        status = fail_with(BW_IO, (*h5)->path, "flush", "this file");
     if (H5Fclose((*h5)->file) < 0 && status == BW_OK)
         status = fail_with(BW_IO, (*h5)->path, "close", "this file");
     status = agree(*h5, status);
