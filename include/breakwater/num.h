@@ -36,7 +36,9 @@ void bw_swiglu_backward(float *dg, float *du, const float *dh, const float *g, c
 void bw_add(float *y, const float *x, int64_t n);                     /* y += x */
 void bw_embed(float *y, const float *table, const int32_t *tokens, int64_t T, int64_t C, float scale);
 /* y = x with entries dropped at rate p and the rest scaled by 1/(1-p); row t draws from (seed, step, sample[t], position[t], stream).
- * stream tells layer and target apart: stream = layer * 8 + target. Applying it to a gradient is the same call. */
+ * stream tells layer and target apart: stream = layer * 8 + target < 2^16. Applying it to a gradient is the same call; y may be x.
+ * Column c is dropped where a draw of 16 bits is below p * 2^16, rounded: half c % 2 of word c / 2 % 4 of
+ * bw_rng({seed, BW_PURPOSE_DROPOUT, step, sample, stream}, position * ceil(C / 8) + c / 8). One stream has one C. */
 void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p, int64_t T, int64_t C);
 void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and every OpenMP thread: after their number is set */
 
@@ -51,7 +53,8 @@ void bw_attention_forward(const bw_attention *shape, float *out, float *lse, con
 void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out,
                            const float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
                            const int32_t *offsets, int n_seq);
-/* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values are cache rows [0, length). */
+/* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values are cache rows [0, length).
+ * Runs on all threads, or on the calling one inside a parallel region: a loop over sequences may be parallel itself. */
 void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache,
                          const float *v_cache, int64_t ld_cache, int length);
 

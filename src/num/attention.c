@@ -10,7 +10,7 @@
 #include "num/tile.h"
 #include <math.h>
 
-enum { QUERIES = 16, KEYS = 64, MAX_HEAD = BW_MAX_HEAD_DIM };
+enum { QUERIES = 16, KEYS = 64, FEW_QUERIES = 4, MAX_HEAD = BW_MAX_HEAD_DIM };
 
 /* The block of queries in hand: `count` rows of one head; row i may see keys first_key .. first_query + i of its
  * sequence, less what lies before its window. */
@@ -295,10 +295,70 @@ void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, floa
         }
 }
 
+BW_HOT static float dot(const float *a, const float *b, int64_t n)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < n; c++)
+        sum += a[c] * b[c];
+    return sum;
+}
+
+BW_HOT static void add_scaled(float *to, const float *x, float factor, int64_t n)
+{
+#pragma omp simd
+    for (int64_t c = 0; c < n; c++)
+        to[c] += factor * x[c];
+}
+
+BW_HOT static void scale_query(float *x, float factor, int64_t n)
+{
+#pragma omp simd
+    for (int64_t c = 0; c < n; c++)
+        x[c] *= factor;
+}
+
+/* One query of one head at `position`: a block of one query would waste its other columns. */
+static void single_query(const bw_attention *s, float *out, const float *q, int64_t position, const float *k, const float *v, int64_t ldk)
+{
+    float scores[KEYS], highest = -3e38f, sum = 0;
+    int64_t first = block_of(s, position, 1).first_key;
+    for (int c = 0; c < s->head_dim; c++)
+        out[c] = 0;
+    for (; first <= position; first += KEYS) {
+        int64_t keys = position + 1 - first < KEYS ? position + 1 - first : KEYS;
+        float before = highest;
+        for (int64_t j = 0; j < keys; j++) {
+            scores[j] = dot(q, k + (first + j) * ldk, s->head_dim) * s->scale;
+            if (s->soft_cap > 0)
+                scores[j] = s->soft_cap * bw_tanh(scores[j] / s->soft_cap);
+            highest = scores[j] > highest ? scores[j] : highest;
+        }
+        float shrink = sum > 0 ? bw_exp(before - highest) : 0.0f;
+        sum *= shrink;
+        scale_query(out, shrink, s->head_dim);
+        for (int64_t j = 0; j < keys; j++) {
+            float e = bw_exp(scores[j] - highest);
+            sum += e;
+            add_scaled(out, v + (first + j) * ldk, e, s->head_dim);
+        }
+    }
+    scale_query(out, 1.0f / sum, s->head_dim);
+}
+
 void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache, const float *v_cache,
                          int64_t ld_cache, int length)
 {
     int group = shape->n_head / shape->n_kv, before = length - n_new;
+    if (n_new < FEW_QUERIES) {
+#pragma omp parallel for collapse(2) schedule(static)
+        for (int row = 0; row < n_new; row++)
+            for (int head = 0; head < shape->n_head; head++) {
+                int64_t at = row * ldq + (int64_t)head * shape->head_dim, kv = (int64_t)(head / group) * shape->head_dim;
+                single_query(shape, out + at, q + at, before + row, k_cache + kv, v_cache + kv, ld_cache);
+            }
+        return;
+    }
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int first = 0; first < n_new; first += QUERIES)
         for (int head = 0; head < shape->n_head; head++) {

@@ -22,4 +22,8 @@ typedef struct bw_gemm_backend {
 
 extern const bw_gemm_backend bw_gemm_blis;
 
+/* Few rows of a times b^T: for fp32 backends whose packing does not pay there. */
+bool bw_gemm_is_thin(const bw_gemm_call *call);
+void bw_gemm_thin(const bw_gemm_call *call, int threads);
+
 #endif

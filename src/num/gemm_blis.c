@@ -62,6 +62,10 @@ static const char *describe(void)
  * packed path gives an entry the same bits for any number of threads. */
 static void multiply(const bw_gemm_call *call)
 {
+    if (bw_gemm_is_thin(call)) {
+        bw_gemm_thin(call, thread_count);
+        return;
+    }
     rntm_t runtime = BLIS_RNTM_INITIALIZER;
     float alpha = call->alpha, beta = call->beta;
     bli_rntm_set_num_threads(thread_count, &runtime);

@@ -15,9 +15,12 @@
 #endif
 
 /* The choice runs while the program is being loaded, before a sanitizer is ready for it: plain code there. An OpenMP
- * region inside such a function would lose the attribute, so hot functions hold none: their callers do. */
+ * region inside such a function would lose the attribute, so hot functions hold none: their callers do. Names of hot functions
+ * are unique in this room even where they are static: clang 14 exports their resolvers. */
 #ifdef BW_NO_CLONES
 #define BW_HOT
+#elif defined(__clang__) /* clang 14 takes a level such as x86-64-v4, then asks the CPU for it in a wrong way */
+#define BW_HOT __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define BW_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #endif

@@ -141,8 +141,10 @@ void bw_embed(float *y, const float *table, const int32_t *tokens, int64_t T, in
 void bw_flush_denormals(void)
 {
 #if defined(__SSE__)
+    const unsigned both = 0x8040;    /* flush to zero, denormals are zero */
+    _mm_setcsr(_mm_getcsr() | both); /* also outside: LLVM's OpenMP takes back what a region sets for its first thread */
 #pragma omp parallel
-    _mm_setcsr(_mm_getcsr() | 0x8040u); /* flush to zero, denormals are zero */
+    _mm_setcsr(_mm_getcsr() | both);
 #endif
 }
 

@@ -5,7 +5,7 @@
 #include "num/hot.h"
 #include <math.h>
 
-enum { CHUNK = 1024 }; /* vocabulary entries at a time */
+enum { CHUNK = 1024, LANES = 16 }; /* vocabulary entries at a time; of which side by side in a search */
 
 /* What is kept of each row while the chunks go by. */
 typedef struct row_state {
@@ -20,10 +20,18 @@ int64_t bw_loss_scratch(int64_t n, int64_t C)
 
 BW_HOT static float highest_of(const float *z, int64_t n, float start)
 {
-    float best = start;
-#pragma omp simd reduction(max : best)
-    for (int64_t i = 0; i < n; i++)
-        best = z[i] > best ? z[i] : best;
+    float lanes[LANES], best = start;
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = start;
+    int64_t whole = n - n % LANES;
+    for (int64_t j = 0; j < whole; j += LANES)
+#pragma omp simd
+        for (int i = 0; i < LANES; i++)
+            lanes[i] = z[j + i] > lanes[i] ? z[j + i] : lanes[i];
+    for (int i = 0; i < LANES; i++)
+        best = lanes[i] > best ? lanes[i] : best;
+    for (int64_t j = whole; j < n; j++)
+        best = z[j] > best ? z[j] : best;
     return best;
 }
 

@@ -6,8 +6,8 @@
 #include <immintrin.h>
 #endif
 
-#define LANES                     4
-#define ROWS                      6
+#define LANES 4
+#define ROWS  6
 #define TARGET
 #define NAME(x)                   plain_##x
 #define SPREAD(x)                 ((plain_vector){(x), (x), (x), (x)})

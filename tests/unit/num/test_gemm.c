@@ -54,8 +54,9 @@ static void check_product(product p)
 static void equals_double_sums_for_all_transposes_and_odd_sizes(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1, 1, 1},    {1, 7, 13},    {5, 3, 2},      {2, 33, 64},  {16, 16, 16},
-                                       {17, 65, 31}, {64, 48, 100}, {13, 130, 301}, {70, 5, 600}, {100, 100, 32}};
+    static const int64_t sizes[][3] = {{1, 1, 1},     {1, 7, 13},     {5, 3, 2},    {2, 33, 64},   {16, 16, 16},  {17, 65, 31},
+                                       {64, 48, 100}, {13, 130, 301}, {70, 5, 600}, {1, 97, 65},   {3, 200, 100}, {4, 96, 600},
+                                       {7, 130, 300}, {31, 100, 513}, {33, 97, 64}, {100, 100, 32}};
     static const float factors[][2] = {{1, 0}, {1, 1}, {0.5f, 0}, {-2, 0.75f}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (int transposes = 0; transposes < 4; transposes++)
@@ -94,7 +95,7 @@ static void same_bits_for_1_2_and_3_threads(void **state)
         for (int transposes = 0; transposes < 3; transposes++) { /* none, a, b: what a step uses */
             int64_t m = step_shapes[s][0], n = step_shapes[s][1], k = step_shapes[s][2];
             float *a = random_floats(m * k, 1), *b = random_floats(n * k, 2), *first = NULL;
-            for (int threads = 1; threads <= 3; threads++) {
+            for (int threads = 1; threads <= (s % 3 == 0 ? 3 : 2); threads++) { /* 3 on 2 cores is slow: some */
                 float *c = random_floats(m * n, 3);
                 assert_int_equal(bw_gemm_start("fp32", threads), BW_OK);
                 omp_set_num_threads(threads);
