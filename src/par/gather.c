@@ -175,6 +175,12 @@ static int64_t piece_bytes(const bw_matrix *piece)
     return piece->rows * piece->cols * (int64_t)bw_piece_bytes(piece->type);
 }
 
+/* Pieces of several types lie one after another in a receive buffer, each where its entries are aligned. */
+static int64_t slot_bytes(const bw_matrix *piece)
+{
+    return (piece_bytes(piece) + 63) / 64 * 64;
+}
+
 static int64_t messages(int64_t bytes)
 {
     return (bytes + BW_MESSAGE_BYTES - 1) / BW_MESSAGE_BYTES;
@@ -186,7 +192,7 @@ static void bounds(const bw_gather_item *items, int count, int64_t *bytes, int64
     *bytes = *parts = 0;
     for (int i = 0; i < count; i++) {
         bw_matrix largest = piece_at(items[i].piece, 0);
-        *bytes += piece_bytes(&largest);
+        *bytes += slot_bytes(&largest);
         *parts += messages(piece_bytes(&largest));
     }
 }
@@ -235,7 +241,7 @@ static int post_receives(bw_gather *gather, const route *route, char *buffer)
         int64_t bytes = piece_bytes(&piece);
         for (int64_t done = 0; done < bytes; done += part(bytes - done))
             BW_MPI(MPI_Irecv(buffer + done, part(bytes - done), MPI_BYTE, route->peer, 0, comm, &gather->requests[gather->n_requests++]));
-        buffer += bytes;
+        buffer += slot_bytes(&piece);
         gather->bytes += bytes;
     }
     return BW_OK;
@@ -288,7 +294,7 @@ static void unpack_received(bw_gather *gather, const route *route, char *buffer)
         bw_matrix piece = piece_at(gather->items[i].piece, route->position);
         piece.data = buffer;
         bw_matrix_visit(&piece, unpack_block, &gather->items[i]);
-        buffer += piece_bytes(&piece);
+        buffer += slot_bytes(&piece);
     }
 }
 

@@ -128,10 +128,12 @@ static void the_ranks_of_a_node_see_one_memory(const bw_grid *grid)
     bw_shared_free(grid, &shared);
 }
 
-/* More than any machine has: every rank is told, and none hangs. */
+/* More than any machine has: every rank is told, and none hangs. (A rank alone on its node takes ordinary memory, and is not asked.) */
 static void too_much_shared_memory_is_refused(const bw_grid *grid)
 {
     bw_shared shared;
+    if (grid->node_size == 1)
+        return;
     bw_error_clear();
     CHECK(bw_shared_create(grid, &shared, INT64_C(1) << 56, "test") == BW_SYSTEM && shared.base == NULL);
     CHECK(strstr(bw_error(), "test") != NULL);
