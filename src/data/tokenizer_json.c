@@ -123,6 +123,24 @@ static int load_model(bw_tokenizer *tokenizer, const bw_json *root)
 }
 
 /* ---- added tokens -------------------------------------------------------------------------------------------------*/
+/* One that is looked for after normalisation is, from then on, its normalised text, for decoding too. */
+static int register_added(bw_tokenizer *tokenizer, const bw_json *token, const char *content, size_t length)
+{
+    int32_t id = (int32_t)bw_json_int(bw_json_get(token, "id"), -1);
+    bool special = bw_json_true(bw_json_get(token, "special"), false), normalized = bw_json_true(bw_json_get(token, "normalized"), !special);
+    bw_text text = {0};
+    int status;
+    if (normalized && bw_vocab_find(&tokenizer->vocab, content, length) < 0)
+        BW_GO(bw_normalize(tokenizer, content, length, &text));
+    else
+        BW_GO(bw_text_add(&text, content, length));
+    BW_GO(bw_vocab_add(&tokenizer->vocab, id, text.data, text.length, tokenizer->path));
+    BW_GO(bw_tokenizer_add_added(tokenizer, id, special, normalized));
+done:
+    bw_text_free(&text);
+    return status;
+}
+
 static int load_added_token(bw_tokenizer *tokenizer, const bw_json *token)
 {
     static const char *const flags[] = {"single_word", "lstrip", "rstrip"};
@@ -131,10 +149,7 @@ static int load_added_token(bw_tokenizer *tokenizer, const bw_json *token)
     for (int i = 0; i < 3; i++)
         if (bw_json_true(bw_json_get(token, flags[i]), false))
             return bw_fail(BW_DATA, "%s: the added token \"%.60s\" asks for %s, which this program does not do", tokenizer->path, content, flags[i]);
-    int32_t id = (int32_t)bw_json_int(bw_json_get(token, "id"), -1);
-    bool special = bw_json_true(bw_json_get(token, "special"), false);
-    BW_TRY(bw_vocab_add(&tokenizer->vocab, id, content, length, tokenizer->path));
-    return bw_tokenizer_add_added(tokenizer, id, special, bw_json_true(bw_json_get(token, "normalized"), !special));
+    return register_added(tokenizer, token, content, length);
 }
 
 static int load_added(bw_tokenizer *tokenizer, const bw_json *added)
