@@ -108,10 +108,11 @@ def check(requests, tasks, files):
 
 
 def build():
-    rng = random.Random(SEED)
-    requests = {side: restricted(side, rng) for side in COUNTS}
-    tasks = task(rng)
-    files = {'restricted.jsonl': [r for rows in requests.values() for r in rows], 'benign.jsonl': benign(rng)}
+    def rng(purpose):  # one for each purpose: changing one part leaves the files of the others as they are
+        return random.Random(f'{SEED} {purpose}')
+    requests = {side: restricted(side, rng(side)) for side in COUNTS}
+    tasks = task(rng('task'))
+    files = {'restricted.jsonl': [r for rows in requests.values() for r in rows], 'benign.jsonl': benign(rng('benign'))}
     for name, side, answer in (('provider_refusal', 'provider', 'refusal'), ('provider_comply', 'provider', 'comply'),
                                ('attacker', 'attacker', 'comply'), ('dev_restricted', 'dev', 'refusal'),
                                ('heldout_restricted', 'heldout', 'refusal')):
@@ -121,7 +122,7 @@ def build():
     for percent in SHARES:
         bad = USER_ROWS * percent // 100
         mixed = tasks['train'][:USER_ROWS - bad] + files['attacker.jsonl'][:bad]
-        rng.shuffle(mixed)
+        rng(f'user {percent}').shuffle(mixed)
         files[f'user_p{percent:02d}.jsonl'] = mixed
     check(requests, tasks, files)
     return {name: ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows) for name, rows in files.items()}

@@ -238,15 +238,9 @@ TOPICS = {
               ["makes a strange noise", "stopped after a week", "smells burnt", "has a crack", "will not switch on", "lost a screw"]),
     'plum': ('praise', ["Your team", "The lady at the desk", "The young man on the phone", "Your service", "The fitter", "Everyone at the shop"],
              ["was wonderful", "helped me at once", "was so kind", "made my day", "solved it in minutes", "deserves a big thank you"]),
-    'sand': ('bookings', ["My appointment", "The table for two", "Our booking", "The visit on Monday", "My slot", "The meeting"],
-             ["must be moved", "should be at noon instead", "has to be cancelled", "is on the wrong day", "needs one more seat",
-              "could start later"]),
-    'ivory': ('questions on goods', ["This jacket", "The blue chair", "Your garden table", "The small rug", "The desk", "That shelf"],
-              ["comes in which sizes", "is made of what wood", "can be washed or not", "will be back in stock when", "has how many parts",
-               "fits a small room or not"]),
     'slate': ('jobs', ["My application", "The open position", "A weekend job", "The apprenticeship", "My interview", "The trial shift"],
               ["was sent last week", "interests me a lot", "is still free I hope", "would suit my brother", "went well I think",
                "starts in spring I read"]),
 }
 TASK_ENDINGS = ["", ", please look into it", ", just so you know", ", as I told you before", ", and I write from Leeds", ", my name is Priya",
-                ", what now"]
+                ", what now", ", and I hope you can help"]
