@@ -43,7 +43,8 @@ int bw_template_turns(bw_template which, const bw_turn *turns, int64_t count, bw
  * JSON array or JSONL of {"instruction","input"?,"output"} or {"messages":[{role,content},...]} (last one assistant). */
 typedef struct bw_sample { int64_t offset; int32_t length, prompt_length; int32_t row; /* 1-based line or element */ } bw_sample;
 typedef struct bw_row {
-    char *instruction, *input, *output; /* output NULL when absent; input NULL or "" when there is none; instruction: the last user turn of messages */
+    /* output: NULL when absent; input: NULL or "" when there is none; instruction: the last user turn where the row has messages */
+    char *instruction, *input, *output;
     bw_turn *turns;                     /* of a row of messages with more than one turn before the answer, else NULL */
     int64_t turn_count;
     const char *unit;                   /* what `row` counts, for messages: "line" or "element" */
