@@ -134,8 +134,10 @@ enum { MOST_TRIES = 4 }; /* each gives 20 bits more room; 62 bits hold any float
 
 static int summed_gradient(bw_trainer *t, step_sum *sum)
 {
-    int64_t count = bw_plan_step(&t->plan, t->state.step, t->samples), answers = answers_of(t, count);
-    bw_plan_cut(&t->plan, &t->data, t->samples, count, t->group);
+    int64_t count = bw_plan_step(&t->plan, t->state.step, t->samples);
+    int status = count < 0 ? BW_SYSTEM : bw_plan_cut(&t->plan, &t->data, t->samples, count, t->group);
+    BW_TRY(bw_agree(t->grid, status));
+    int64_t answers = answers_of(t, count);
     for (int attempt = 0; attempt < MOST_TRIES; attempt++) {
         BW_TRY(bw_agree(t->grid, run_micro_batches(t, count, answers, sum)));
         int64_t flags[2] = {bw_reduce_overflowed(t->reduce), bw_reduce_nonfinite(t->reduce)};

@@ -177,6 +177,8 @@ static int open_engine(bw_trainer *t)
     int status = create_reduce(t);
     /* A plan read from the checkpoint cuts the batches, so activations are sized only now. */
     int64_t most = bw_plan_max_tokens(&t->plan, &t->data, t->state.step, t->steps);
+    if (status == BW_OK && most < 0)
+        status = BW_SYSTEM;
     if (status == BW_OK)
         status = bw_transformer_create(&t->transformer, t->store, t->lora, most, most, true, strcmp(config->recompute, "layer") == 0);
     if (status == BW_OK)
