@@ -197,7 +197,8 @@ void bw_config_help(bw_command command, FILE *out);
 /* `breakwater run FILE.yaml`: top-level keys are defaults for every stage that takes them; `stages:` is a list of at most 64
  * mappings with `name`, `command` (train, merge, eval), optionally `label` (its row in the final table), and any option of
  * that command but output: a stage writes to <output>/<name>. `@name/...` at the start of a path names the folder of an
- * earlier stage. Options of the command line (argv[0] is "run"; the word is passed over) win in every stage that takes them. */
+ * earlier stage. Options of the command line (argv[0] is "run"; the word is passed over) win in every stage that takes them,
+ * except over a stage's own `@` reference, which is the flow of the pipeline and not a setting. */
 typedef struct bw_stage { char *name; char *label; /* may be NULL */ bw_command command; bw_config config; } bw_stage;
 typedef struct bw_pipeline { bw_config common; bw_stage *stages; int count; } bw_pipeline; /* common.output: the root folder */
 int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **argv);

@@ -2,7 +2,7 @@
 #include "base/config.h"
 #include <string.h>
 
-enum { STAGES_AT_MOST = 64, NAME_AT_MOST = 64 };
+enum { STAGES_AT_MOST = 64, NAME_AT_MOST = 64, REFERENCES_AT_MOST = 16 };
 
 static const char *const stage_keys[] = {"name", "command", "label"};
 static const bw_command stage_commands[] = {BW_TRAIN, BW_MERGE, BW_EVAL};
@@ -12,6 +12,8 @@ typedef struct loader {
     const bw_yaml *yaml;
     bw_pipeline *pipeline;
     bw_stage *stage;
+    const bw_option *references[REFERENCES_AT_MOST]; /* options of the stage whose value is an earlier stage's output */
+    int n_references;
 } loader;
 
 /* ---- `@name/rest` -> <output>/<name>/rest --------------------------------------------------------------------------- */
@@ -107,6 +109,22 @@ static int read_label(loader *loader, int mapping)
     return bw_string_copy(&loader->stage->label, text);
 }
 
+/* What flows from stage to stage is the pipeline itself, not a setting: an option on the command line does not replace it. */
+static bool is_reference(const loader *loader, const bw_option *option)
+{
+    for (int i = 0; i < loader->n_references; i++)
+        if (loader->references[i] == option)
+            return true;
+    return false;
+}
+
+static void note_reference(loader *loader, const bw_option *option, int value)
+{
+    const char *text = bw_yaml_text(loader->yaml, value);
+    if (text && text[0] == '@' && loader->n_references < REFERENCES_AT_MOST)
+        loader->references[loader->n_references++] = option;
+}
+
 /* The options of a mapping, as far as the stage's command takes them. In a stage every key must be known. */
 static int read_options(loader *loader, int mapping, bool own)
 {
@@ -129,6 +147,8 @@ static int read_options(loader *loader, int mapping, bool own)
         if (!option)
             continue;
         BW_GO(find_key(yaml, mapping, key, &before)); /* refuses a second one */
+        if (own)
+            note_reference(loader, option, bw_yaml_value(yaml, mapping, i));
         BW_GO(bw_option_assign_node(&stage->config, option, yaml, bw_yaml_value(yaml, mapping, i), where.data, &resolver));
     }
 done:
@@ -139,7 +159,7 @@ done:
 static int override_stage(void *context, const bw_option *option, const char *value, const char *where, bool first)
 {
     loader *loader = context;
-    if (!bw_option_taken(option, loader->stage->command))
+    if (!bw_option_taken(option, loader->stage->command) || is_reference(loader, option))
         return BW_OK;
     if (first && option->kind == BW_KIND_PATHS)
         bw_option_clear(&loader->stage->config, option);
@@ -164,6 +184,7 @@ static int load_stage(loader *loader, int mapping, int argc, char **argv)
         return stage_error(loader, mapping, "a stage is a mapping with name, command and options", NULL);
     bw_config_init(&loader->stage->config);
     loader->pipeline->count++; /* from here on bw_pipeline_free() sees it */
+    loader->n_references = 0;
     BW_TRY(read_name(loader, mapping));
     BW_TRY(read_command(loader, mapping));
     BW_TRY(read_label(loader, mapping));

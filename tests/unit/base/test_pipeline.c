@@ -74,6 +74,18 @@ static void the_command_line_wins_in_every_stage_that_takes_it(void **state)
     bw_pipeline_free(&p);
 }
 
+static void the_command_line_does_not_cut_the_flow_between_stages(void **state)
+{
+    (void)state;
+    bw_pipeline p;
+    static const char *const words[] = {"--model", "other.gguf"};
+    if (load(&p, three_stages, 2, words) != BW_OK)
+        fail_msg("%s", bw_error());
+    assert_string_equal(p.stages[0].config.model, "other.gguf");
+    assert_string_equal(p.stages[1].config.model, "out/align/model");
+    bw_pipeline_free(&p);
+}
+
 static void assert_refused(const char *yaml, const char *part)
 {
     bw_pipeline p;
@@ -150,6 +162,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_get_defaults_then_their_own_options),
         cmocka_unit_test(the_command_line_wins_in_every_stage_that_takes_it),
+        cmocka_unit_test(the_command_line_does_not_cut_the_flow_between_stages),
         cmocka_unit_test(what_is_wrong_is_named_by_line),
         cmocka_unit_test(there_are_at_most_64_stages),
         cmocka_unit_test(a_command_line_that_no_stage_takes_is_refused),
