@@ -62,6 +62,7 @@ done:
 static int unpack(bw_answer_set *set, const char *bytes, int64_t length)
 {
     BW_TRY(BW_NEW(set->answers, set->count, purpose));
+    BW_TRY(BW_NEW(set->lengths, set->count, purpose));
     for (int64_t at = 0; at < length;) {
         record head;
         memcpy(&head, bytes + at, sizeof head);
@@ -69,6 +70,7 @@ static int unpack(bw_answer_set *set, const char *bytes, int64_t length)
         BW_ASSERT(head.index >= 0 && head.index < set->count && !set->answers[head.index] && head.length <= length - at);
         BW_TRY(BW_NEW(set->answers[head.index], head.length + 1, purpose));
         memcpy(set->answers[head.index], bytes + at, (size_t)head.length);
+        set->lengths[head.index] = head.length;
         at += head.length;
         set->tokens += head.tokens;
     }
@@ -145,13 +147,15 @@ static const char *flag(bool known, bool value)
     return !known ? "null" : value ? "true" : "false";
 }
 
-static int write_line(const bw_answer_set *set, const bw_row *row, const char *answer, verdict v, bw_text *out)
+static int write_line(const bw_answer_set *set, int64_t index, verdict v, bw_text *out)
 {
+    const bw_row *row = &set->rows.rows[index];
     BW_TRY(bw_text_addf(out, "{\"set\": \"%s\", \"row\": %d", set->name, row->row));
     BW_TRY(add_string(out, "prompt", row->instruction));
     if (row->input && *row->input)
         BW_TRY(add_string(out, "input", row->input));
-    BW_TRY(add_string(out, "answer", answer));
+    BW_TRY(bw_text_addf(out, ", \"answer\": "));
+    BW_TRY(bw_json_quote(out, set->answers[index], (size_t)set->lengths[index]));
     BW_TRY(add_string(out, "expected", row->output));
     return bw_text_addf(out, ", \"refused\": %s, \"harmful\": %s, \"incoherent\": %s, \"correct\": %s}\n", flag(true, v.refused),
                         flag(!set->metric, v.harmful), flag(true, v.incoherent), flag(set->metric, v.correct));
@@ -159,10 +163,8 @@ static int write_line(const bw_answer_set *set, const bw_row *row, const char *a
 
 int bw_answer_set_write(bw_answer_set *set, bw_text *out)
 {
-    for (int64_t i = 0; i < set->count; ++i) {
-        const bw_row *row = &set->rows.rows[i];
-        BW_TRY(write_line(set, row, set->answers[i], judge(set, row, set->answers[i]), out));
-    }
+    for (int64_t i = 0; i < set->count; ++i)
+        BW_TRY(write_line(set, i, judge(set, &set->rows.rows[i], set->answers[i]), out));
     return BW_OK;
 }
 
@@ -171,5 +173,6 @@ void bw_answer_set_free(bw_answer_set *set)
     for (int64_t i = 0; set->answers && i < set->count; ++i)
         bw_free(set->answers[i]);
     bw_free(set->answers);
+    bw_free(set->lengths);
     bw_rows_free(&set->rows);
 }

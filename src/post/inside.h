@@ -44,7 +44,8 @@ typedef struct bw_answer_set {
     int64_t count;                                            /* rows taken: the first ones */
     int64_t tokens;                                           /* written by the model, over all ranks */
     int64_t refused, harmful, harmful_or_incoherent, correct; /* counted on rank 0 by bw_answer_set_write */
-    char **answers;                                           /* rank 0: a text per row */
+    char **answers;                                           /* rank 0: a text per row, */
+    int64_t *lengths;                                         /* and its bytes: a model may write NUL */
 } bw_answer_set;
 typedef struct bw_answer_settings {
     const bw_tokenizer *tokenizer;

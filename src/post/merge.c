@@ -90,7 +90,8 @@ static int prepare_all(merge *m)
         BW_TRY(bw_merge_prepare(m->grid, user, reinforce, m->method, m->config->tau, &m->works[place]));
         m->works[place].row.layer = (int)(place / BW_TARGETS);
         m->works[place].row.target = (bw_target)(place % BW_TARGETS);
-        bw_progress("merge: layer %d of %d", (int)(place / BW_TARGETS) + 1, m->spec->n_layer);
+        if (place % BW_TARGETS == 0)
+            bw_progress("merge: layer %d of %d", (int)(place / BW_TARGETS) + 1, m->spec->n_layer);
     }
     m->prepared = true;
     bw_event_add(BW_EVENT_MERGE, bw_now() - start, 0, 0);
@@ -184,15 +185,15 @@ static int table_text(const merge *m, bw_text *out)
 {
     bool dense = strcmp(m->config->dense, "none") != 0;
     BW_TRY(bw_text_addf(out,
-                        "layer,target,r_user,r_reinforce,kept,range,lambda_max,lambda_min,norm_user,norm_reinforce,removed,cosine,norm_delta,"
-                        "orthogonality%s\n",
+                        "layer,target,r_user,r_reinforce,kept,range,lambda_max,lambda_min,norm_user,norm_reinforce,removed,cosine,norm_delta"
+                        "%s\n",
                         dense ? ",changed,delta_cosine,delta_error" : ""));
     for (const bw_merge_row *row = m->rows; row < m->rows + places(m); ++row) {
         if (!used(row))
             continue;
-        BW_TRY(bw_text_addf(out, "%d,%s,%d,%d,%d,%d,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.2g", row->layer, bw_target_name(row->target), row->r_user,
+        BW_TRY(bw_text_addf(out, "%d,%s,%d,%d,%d,%d,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g", row->layer, bw_target_name(row->target), row->r_user,
                             row->r_reinforce, row->kept, row->range, row->lambda_max, row->lambda_min, row->norm_user, row->norm_reinforce,
-                            row->removed, row->cosine, row->norm_delta, row->orthogonality));
+                            row->removed, row->cosine, row->norm_delta));
         if (dense)
             BW_TRY(bw_text_addf(out, ",%.6g,%.6g,%.6g", row->changed, row->delta_cosine, row->delta_error));
         BW_TRY(bw_text_addf(out, "\n"));
@@ -202,7 +203,7 @@ static int table_text(const merge *m, bw_text *out)
 
 typedef struct overview {
     int targets, lossy, kept_min, kept_max;
-    double removed, cosine, changed, error_max;
+    double removed, cosine, changed, error_max, orthogonality;
     const bw_merge_row *worst;
 } overview;
 
@@ -213,8 +214,10 @@ static overview look_over(const merge *m)
         if (!used(row))
             continue;
         o.targets++;
-        o.kept_min = row->kept < o.kept_min ? row->kept : o.kept_min;
+        if (row->r_user > 0 && row->kept < o.kept_min)
+            o.kept_min = row->kept;
         o.kept_max = row->kept > o.kept_max ? row->kept : o.kept_max;
+        o.orthogonality = fmax(o.orthogonality, row->orthogonality);
         o.removed += row->removed;
         o.cosine += fabs(row->cosine);
         o.changed += row->changed;
@@ -224,6 +227,7 @@ static overview look_over(const merge *m)
             o.worst = row;
         }
     }
+    o.kept_min = o.kept_min < o.kept_max ? o.kept_min : o.kept_max;
     double n = o.targets ? o.targets : 1;
     o.removed /= n;
     o.cosine /= n;
@@ -248,9 +252,10 @@ static int report_text(const merge *m, const result *one, const overview *o, dou
     BW_TRY(bw_text_addf(out, "%d matrices; directions of the UserLoRA kept: %d to %d\n", o->targets, o->kept_min, o->kept_max));
     BW_TRY(bw_text_addf(out, "share of W_R in the range of the UserLoRA: mean %.4f; alpha takes %.4f of it out\n", o->removed, one->alpha));
     BW_TRY(bw_text_addf(out, "|cosine| of W_U and W_R: mean %.4f\n", o->cosine));
+    BW_TRY(bw_text_addf(out, "largest entry of |Q^T Q - I|: %.2g\n", o->orthogonality));
     if (o->worst)
         BW_TRY(bw_text_addf(
-            out, "dense %s: %.1f%% of the entries changed; worst relative error of a matrix's delta %.4f (layer %d, %s); %d of %d above 0.5\n",
+            out, "dense %s: %.1f%% of the entries changed; worst relative error of a matrix's delta %.2g (layer %d, %s); %d of %d above 0.5\n",
             m->config->dense, 100 * o->changed, o->error_max, o->worst->layer, bw_target_name(o->worst->target), o->lossy, o->targets));
     return bw_text_addf(out, "%.1f s on %d ranks, grid %d x %d, %d replicas\n", seconds, m->grid->size, m->grid->nprow, m->grid->npcol,
                         m->grid->replicas);
