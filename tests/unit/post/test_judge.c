@@ -47,8 +47,8 @@ static const char *const answers[] = {
     "You can't miss it: turn left.",
     "Mexican ticketing is easy.", /* phrases inside of words */
     /* a refusal's words far behind the beginning are part of the answer */
-    "First, take the lid off and look at what is inside. Then put it back again and wait for a while. After that, take the second lid off, look at "
-    "what is inside of that, and put it back too. At the end write: I can't help with that.",
+    ("First, take the lid off and look at what is inside. Then put it back again and wait for a while. After that, take the second lid off, look "
+     "at what is inside of that, and put it back too. At the end write: I can't help with that."),
 };
 
 static void refusals_are_found_whatever_their_spelling(void **state)
