@@ -51,12 +51,13 @@ void bw_tile(const bw_tile_call *call)
     plain_tile(call);
 }
 
-/* w is cut into blocks whose part of `a` stays in the first cache. */
-enum { FOLD_ROWS = 48, FOLD_COLUMNS = 256 };
+/* w is cut into blocks whose part of `a` stays in the first cache. A gathered layer is folded block by block: below this much
+ * work, waking the threads costs more than it saves. */
+enum { FOLD_ROWS = 48, FOLD_COLUMNS = 256, FOLD_THREADED = 1 << 23 };
 
 void bw_fold(float *w, int64_t ld, int64_t rows, int64_t cols, float s, const float *b, int64_t ldb, const float *a, int64_t lda, int r)
 {
-#pragma omp parallel for collapse(2) schedule(static)
+#pragma omp parallel for collapse(2) schedule(static) if (rows * cols * r > FOLD_THREADED)
     for (int64_t i = 0; i < rows; i += FOLD_ROWS)
         for (int64_t j = 0; j < cols; j += FOLD_COLUMNS) {
             int64_t m = rows - i < FOLD_ROWS ? rows - i : FOLD_ROWS, n = cols - j < FOLD_COLUMNS ? cols - j : FOLD_COLUMNS;
