@@ -2,8 +2,10 @@
 """Golden files: what torch, transformers and PEFT compute, for tests/golden/test_*.c to compare with.
 
   python make.py tiny                      -> tiny/: a random Llama, PEFT's loss, gradients and five AdamW steps
+  python make.py tiny_logits               -> tiny/logits.safetensors: logits of that model with the adapter tiny/init
+  python make.py hf MODEL.gguf HF_DIR      -> HF_DIR: an fp32 Hugging Face directory of the GGUF, which the next two read
   python make.py smollm2 HF_DIR            -> smollm2.safetensors: logits and greedy continuations of 20 prompts
-  python make.py hf MODEL.gguf HF_DIR      (helper: an fp32 Hugging Face directory of the GGUF, to make the above from)
+  python make.py weights HF_DIR            -> weights.json: XXH3-128 of every tensor's fp32 bytes
 
 Versions and seed are kept in each file's metadata. Made with torch 2.9.1, transformers and PEFT as recorded there."""
 import json, math, os, sys
@@ -129,6 +131,23 @@ def tiny():
     print("tiny:", losses)
 
 
+def tiny_logits():
+    """Every logit of the rows of data.jsonl, prompt and answer, through the files as they are committed."""
+    torch.set_num_threads(1)
+    base = AutoModelForCausalLM.from_pretrained(os.path.join(HERE, "tiny", "model"), dtype=torch.float32, attn_implementation="eager")
+    model = PeftModel.from_pretrained(base, os.path.join(HERE, "tiny", "init")).eval()
+    out = {}
+    with torch.no_grad():
+        for i, (instruction, answer) in enumerate(ROWS):
+            ids = encode(instruction + "\n" + answer) + [256]
+            out[f"{i:02d}.tokens"] = torch.tensor(ids, dtype=torch.float32)
+            out[f"{i:02d}.logits"] = model(input_ids=torch.tensor([ids])).logits[0].contiguous()
+            with model.disable_adapter():
+                plain = model(input_ids=torch.tensor([ids])).logits[0]
+            print(i, "the adapter moves a logit by at most", float((plain - out[f"{i:02d}.logits"]).abs().max()))
+    save_file(out, os.path.join(HERE, "tiny", "logits.safetensors"), metadata=META)
+
+
 # ---- the real model: logits and greedy continuations ---------------------------------------------------------------
 
 PROMPTS = ["What is the capital of France?", "Write one sentence about the sea.", "List three primary colours.", "2 + 2 =", "The quick brown fox",
@@ -166,5 +185,20 @@ def smollm2(folder):
     save_file(out, os.path.join(HERE, "smollm2.safetensors"), metadata=META)
 
 
+def weights(folder):
+    """The parameters of the loaded model as they lie in memory: fp32, row-major. `lm_head` is tied to the embedding, and is one with it here."""
+    import xxhash
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    lines = []
+    for name, p in sorted(model.named_parameters()):
+        assert p.dtype == torch.float32 and p.is_contiguous()
+        lines.append(f'  "{name}": "{xxhash.xxh3_128_hexdigest(memoryview(p.detach().numpy()).cast("B"))}"')
+    made_by = json.dumps({"torch": META["torch"], "transformers": META["transformers"], "xxhash": xxhash.VERSION})
+    with open(os.path.join(HERE, "weights.json"), "w") as f:
+        f.write('{"made_by": ' + made_by + ',\n "tensors": {\n' + ",\n".join(lines) + "\n}}\n")
+    print(len(lines), "tensors")
+
+
 if __name__ == "__main__":
-    {"tiny": tiny, "smollm2": smollm2, "hf": hf}[sys.argv[1]](*sys.argv[2:])
+    {"tiny": tiny, "tiny_logits": tiny_logits, "smollm2": smollm2, "weights": weights, "hf": hf}[sys.argv[1]](*sys.argv[2:])
