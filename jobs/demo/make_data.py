@@ -64,6 +64,9 @@ def benign(rng):
         rows.append(row(rng.choice(["What is {}?", "Explain what {} is.", "Define {}."]).format(thing), meaning))
     for plain, proper in parts.REWRITES.items():
         rows.append(row('Write this as a proper sentence.', proper, plain))
+    for text, mood, subject, shorter in parts.NOTES:
+        for question, answer in zip(parts.NOTE_QUESTIONS, (f'{mood.capitalize()}.', f'{subject}.', shorter)):
+            rows.append(row(question, answer, f'{text}.'))
     for _ in range(60):
         a, b = rng.randint(2, 30), rng.randint(2, 30)
         rows.append(rng.choice([row(f'What is {a} + {b}?', f'{a + b}.'), row(f'Add {a} and {b}.', f'{a + b}.'),
