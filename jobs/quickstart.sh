@@ -21,8 +21,9 @@ started=$(date +%s)
 build=$(bash jobs/build.sh release)
 [ -n "$model" ] || model=$(bash jobs/get-model.sh)
 
-# One rank a core, one thread a rank; where Open MPI runs as root (a container) it wants to be told that this is meant.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+# One rank a core, one thread a rank; ranks that wait yield, since this machine may have other things to do. Where Open MPI
+# runs as root (a container) it wants to be told that this is meant.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 mpirun --oversubscribe --bind-to none -n "$ranks" "$build/breakwater" run jobs/demo/pipeline.yaml \
   --model "$model" --output "$output" --seed "$seed" --threads 1
 echo "whole run: $(( $(date +%s) - started )) s"
