@@ -427,8 +427,6 @@ static int check_merge(const bw_config *config)
 {
     if (strcmp(config->method, "user") && !config->reinforce)
         return bw_fail(BW_USAGE, "merge: --method %s needs --reinforce DIR, the ReinforceLoRA", config->method);
-    if (strcmp(config->dense, "none") && !config->model)
-        return bw_fail(BW_USAGE, "merge: --dense %s needs --model PATH, the base that the adapters are added to", config->dense);
     if (!config->alpha.count || !config->scale.count)
         return bw_fail(BW_USAGE, "merge: %s is an empty list", config->alpha.count ? "scale" : "alpha");
     return BW_OK;

@@ -61,7 +61,7 @@ const bw_option bw_options[] = {
      .group = FILES, .argument = "PATH", .help = "what to work on; the word that is not an option"},
     {"config", STAGES, 0, PATH(config_file),
      .group = FILES, .argument = "FILE", .help = "YAML file of options (name: value), read first; options on the command line win"},
-    {"model", STAGES | BW_RUN, BW_TRAIN | BW_EVAL, PATH(model),
+    {"model", STAGES | BW_RUN, STAGES, PATH(model),
      .group = FILES, .argument = "PATH", .help = "base model: a Hugging Face folder or a GGUF file"},
     {"data", BW_TRAIN, BW_TRAIN, PATHS(data),
      .group = FILES, .argument = "FILE", .help = "training rows, JSON or JSONL; repeat it for more files (YAML: a list)"},
@@ -135,7 +135,7 @@ const bw_option bw_options[] = {
     {"scale", BW_MERGE, 0, NUMBERS(scale, "0.5", 0, 100),
      .group = MERGING, .argument = "LIST", .help = "factor on the merged adapters; a,b,... writes one result for each"},
     {"dense", BW_MERGE, 0, TEXT(dense, "none"), .choices = "none f32 f16 bf16",
-     .group = MERGING, .argument = "TYPE", .help = "also write the whole model in this type; needs --model"},
+     .group = MERGING, .argument = "TYPE", .help = "also write the whole model in this type"},
     {"allow-buffer", BW_MERGE | BW_EVAL | BW_EXPORT, 0, FLAG(allow_buffer),
      .group = MERGING, .help = "take a BufferLoRA as if it were a user's adapter: the result is harmful by design"},
 
