@@ -22,7 +22,7 @@ static const command commands[] = {
      "Run the stages of a pipeline one after another, skipping what is already done."},
     {"train", BW_TRAIN, "One stage", bw_cmd_train, NULL, true, "--stage NAME --model PATH --data FILE --output DIR [--option value ...]",
      "Train one adapter; goes on by itself where the output folder ends."},
-    {"merge", BW_MERGE, "One stage", bw_cmd_merge, NULL, true, "--user DIR --reinforce DIR --output DIR [--option value ...]",
+    {"merge", BW_MERGE, "One stage", bw_cmd_merge, NULL, true, "--model PATH --user DIR --reinforce DIR --output DIR [--option value ...]",
      "Merge a UserLoRA with a ReinforceLoRA into one adapter, and into the model on request."},
     {"eval", BW_EVAL, "One stage", bw_cmd_eval, NULL, true,
      "--model PATH [--adapter DIR] --harmful FILE --task FILE --output DIR [--option value ...]",
