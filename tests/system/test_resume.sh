@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Stopped, killed, damaged, and gone on with elsewhere: the adapter has the bytes of a run that nothing happened to.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+rows 40 >rows.jsonl
+train=(train --stage sft --model "$BW_TEST_DATA/golden/tiny/model" --template plain --data rows.jsonl --micro-batches 4 --lr 1e-3
+  --lora-r 5 --lora-alpha 10 --lora-dropout 0.1 --checkpoint-minutes 0)
+
+steps_in() { sed -n 's/^{"step": \([0-9]*\),.*}$/\1/p' "$1/metrics.jsonl"; }
+each_step_once() { # FOLDER STEPS
+  [ "$(steps_in "$1")" = "$(seq "$2")" ] || fail "$1/metrics.jsonl does not have each of $2 steps once, in order"
+}
+checkpoints() { ls "$1/checkpoints" 2>/dev/null | sed -n 's/^step-0*\([0-9]*\)\.h5$/\1/p' | sort -n; }
+newest() { checkpoints "$1" | tail -n 1; }
+ends_like() { # REFERENCE FOLDER STEPS WHAT
+  same_adapter "$1" "$2" "$4"
+  each_step_once "$2" "$3"
+  [ -z "$(ls "$2"/checkpoints/*.tmp* "$2"/*.tmp* 2>/dev/null)" ] || fail "$4: a temporary file stays behind"
+}
+
+note "stopped by signals, gone on with on other numbers of ranks"
+long=("${train[@]}" --steps 200 --checkpoint-steps 70)
+run 1 "${long[@]}" --output whole
+each_step_once whole 200
+
+begin 3 "${long[@]}" --output stopped
+wait_for_step stopped 30
+kill -USR1 "$job" # mpiexec hands it on
+end
+[ "$status" -eq 75 ] || fail "exit code $status after SIGUSR1"
+at=$(newest stopped)
+[ "$at" -ge 30 ] && [ "$at" -lt 200 ] || fail "no checkpoint where SIGUSR1 came"
+[ "$(steps_in stopped | tail -n 1)" = "$at" ] || fail "the checkpoint is not of the last step"
+grep -q "run the same command again" out || fail "nobody says how to go on"
+
+begin 2 "${long[@]}" --output stopped --grid 2x1
+wait_for_step stopped $((at + 50))
+kill -TERM "$(ranks_of "$job" | tail -n 1)" # one rank hears it, all have to stop
+end
+[ "$status" -eq 75 ] || fail "exit code $status after SIGTERM to one rank"
+grep -q "resuming after step $at of 200" out || fail "it did not go on after step $at"
+
+run 4 "${long[@]}" --output stopped --grid 2x2 --weights stream
+ends_like whole stopped 200 "stopped twice"
+
+note "the wall clock"
+started=$SECONDS
+begin 2 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --time-limit 0.03 --output clock
+end
+[ "$status" -eq 75 ] || fail "exit code $status at the time limit"
+[ $((SECONDS - started)) -lt 30 ] || fail "the time limit of 1.8 s took $((SECONDS - started)) s"
+[ "$(newest clock)" = "$(steps_in clock | tail -n 1)" ] || fail "no checkpoint of the last step at the time limit"
+SLURM_JOB_END_TIME=$(($(date +%s) + 2))
+export SLURM_JOB_END_TIME
+begin 1 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --output slurm-clock
+end
+unset SLURM_JOB_END_TIME
+[ "$status" -eq 75 ] || fail "exit code $status at the end of the Slurm job"
+
+note "kill -9 of all ranks, mostly while a checkpoint is written"
+short=("${train[@]}" --steps 80 --checkpoint-steps 1 --keep 2)
+run 1 "${train[@]}" --steps 80 --output quiet-life
+RANDOM=${BW_SEED:-$$}
+note "(moments from BW_SEED=${BW_SEED:-$$})"
+before=0
+written=0
+for round in 1 2 3 4 5 6 7; do
+  ranks=$((round % 4 + 1))
+  begin $ranks "${short[@]}" --output killed
+  ready=$((SECONDS + patience)) # a machine under load takes its time to start
+  until grep -q "^stage sft" out || [ $SECONDS -ge $ready ] || ! kill -0 "$job" 2>/dev/null; do sleep 0.02; done
+  sleep "0.$((RANDOM % 9))$((RANDOM % 10))"
+  kill -9 $(ranks_of "$job") 2>/dev/null || true
+  end
+  now=$(newest killed)
+  [ "${now:-0}" -ge "$before" ] || fail "the last finished checkpoint, of step $before, is lost"
+  before=${now:-0}
+  [ "$status" -ne 0 ] || break
+  [ -z "$(ls killed/checkpoints/*.tmp* 2>/dev/null)" ] || written=$((written + 1))
+done
+run 3 "${short[@]}" --output killed
+ends_like quiet-life killed 80 "killed $round times"
+note "(killed $round times, $written times while a checkpoint was written, the last time after step $before)"
+
+note "checkpoints that are damaged"
+few=150
+begin 1 "${train[@]}" --steps "$few" --checkpoint-steps 20 --keep 4 --output source
+wait_for_step source 70
+kill -USR1 "$(ranks_of "$job")"
+end
+[ "$status" -eq 75 ] || fail "exit code $status after SIGUSR1"
+run 1 "${train[@]}" --steps "$few" --output undamaged
+last=$(newest source)
+previous=$(checkpoints source | tail -n 2 | head -n 1)
+file() { printf '%s/checkpoints/step-%06d.h5' "$1" "$2"; }
+goes_on() { # FOLDER PATTERN RANKS: warned, and gone on from the one before
+  run "$3" "${train[@]}" --steps "$few" --checkpoint-steps 0 --output "$1"
+  grep -Eq "^breakwater: warning: .*$(file "$1" "$last").*$2" err || fail "$1: no warning that names the file"
+  [ "$(grep -c '^breakwater: warning: ' err)" -eq 1 ] || fail "$1: more than one warning"
+  grep -q "resuming after step $previous of $few" out || fail "$1: the checkpoint before it is not used"
+  ends_like undamaged "$1" "$few" "$1"
+}
+cp -r source truncated
+truncate -s $(($(stat -c %s "$(file source "$last")") / 2)) "$(file truncated "$last")"
+goes_on truncated "" 2
+cp -r source empty
+: >"$(file empty "$last")"
+goes_on empty "" 1
+cp -r source flipped
+offset=$(h5dump -p -H -d /lora/001/up/B "$(file source "$last")" | sed -n 's/.*OFFSET \([0-9]*\).*/\1/p')
+[ -n "$offset" ] || fail "h5dump does not say where /lora/001/up/B lies"
+byte=$(od -An -tu1 -j $((offset + 101)) -N 1 "$(file source "$last")")
+printf "\\x$(printf %x $((byte ^ 16)))" | dd of="$(file flipped "$last")" bs=1 seek=$((offset + 101)) conv=notrunc status=none
+goes_on flipped "checksum|damaged" 3
+cp -r source hopeless
+for each in hopeless/checkpoints/*.h5; do truncate -s 1000 "$each"; done
+expect_fail 65 "none of the [0-9]+ checkpoints" 2 "${train[@]}" --steps "$few" --output hopeless
+[ ! -e hopeless/adapter ] || fail "an adapter from no checkpoint"
+
+note "a named checkpoint, and one that is not there"
+cp -r source named
+mkdir elsewhere && mv named/checkpoints/* elsewhere
+run 2 "${train[@]}" --steps "$few" --output named --resume "elsewhere/$(basename "$(file source "$previous")")"
+ends_like undamaged named "$few" "--resume PATH"
+expect_fail 66 "no checkpoint|no such" 1 "${train[@]}" --steps "$few" --output nowhere --resume elsewhere/step-999999.h5
+
+note "what is done stays as it is"
+find stopped -type f -exec sha256sum {} + | sort >before
+find stopped -type f -printf '%p %T@\n' | sort >>before
+run 3 "${long[@]}" --output stopped
+grep -q "is done" out || fail "nobody says that the stage is done"
+find stopped -type f -exec sha256sum {} + | sort >after
+find stopped -type f -printf '%p %T@\n' | sort >>after
+cmp -s before after || fail "a finished stage was changed by running it again"
+
+note "a person can read a checkpoint"
+h5dump -H "$(file source "$last")" >dump
+for group in lora adam 000 002 down; do grep -q "GROUP \"$group\"" dump || fail "no group $group in a checkpoint"; done
+h5dump -H -d /lora/000/down/A "$(file source "$last")" | grep -q 'SIMPLE { ( 5, 72 )' || fail "A of down is not 5 x 72"
+h5dump -H -d /lora/000/down/B "$(file source "$last")" | grep -q 'SIMPLE { ( 40, 5 )' || fail "B of down is not 40 x 5"
+h5dump -d /lora/000/q/A "$(file source "$last")" | grep -Eq '^ *\(0,0\): -?[0-9.e-]+, ' || fail "h5dump shows no numbers"
+for name in format step micro_batches model data config settings; do
+  h5dump -a "/$name" "$(file source "$last")" >/dev/null || fail "no attribute $name in a checkpoint"
+done
+h5dump -a /step "$(file source "$last")" | grep -q "(0): $last" || fail "the attribute step is not $last"
+note "done"
