@@ -14,7 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FORMAT_VERSION = 1 };
+/* MOST_STEPS: dropout keys hold a step in 32 bits. MOST_MICRO_BATCHES: as --micro-batches. */
+enum { FORMAT_VERSION = 1, MOST_EXPONENT = 1023, MOST_STEPS = 2147483647, MOST_MICRO_BATCHES = 65536 };
 
 /* ---- datasets of a pair ---------------------------------------------------------------------------------------------- */
 typedef struct dataset {
@@ -96,8 +97,20 @@ typedef struct transfer {
     bw_state *state;
     bw_h5 *h5;
     const char *path;
-    int64_t *checksums;
+    int64_t *checksums, *exponents; /* had before the file is opened: no rank runs out of memory between two collectives */
 } transfer;
+
+static int transfer_create(transfer *t)
+{
+    BW_TRY(BW_NEW(t->checksums, t->state->tensors / 2, "checkpoint"));
+    return BW_NEW(t->exponents, t->state->tensors, "checkpoint");
+}
+
+static void transfer_free(transfer *t)
+{
+    bw_free(t->checksums);
+    bw_free(t->exponents);
+}
 
 static int sum_pair(void *context, int layer, bw_target target, int tensor)
 {
@@ -132,7 +145,7 @@ static void fingerprints_of(bw_state *state, text_attribute out[FINGERPRINTS])
     out[3] = (text_attribute){"config", &state->config};
 }
 
-static int write_attributes(bw_h5 *h5, bw_state *state, const bw_config *config)
+static int write_attributes(bw_h5 *h5, bw_state *state, const char *settings)
 {
     int64_t numbers[] = {FORMAT_VERSION, state->step, state->micro_batches};
     static const char *const names[] = {"version", "step", "micro_batches"};
@@ -147,34 +160,25 @@ static int write_attributes(bw_h5 *h5, bw_state *state, const bw_config *config)
         bw_hash_text(*fingerprints[i].hash, text);
         BW_TRY(bw_h5_set_text(h5, "/", fingerprints[i].name, text));
     }
-    bw_text settings = {0};
-    int status = bw_config_yaml(config, BW_TRAIN, &settings);
-    if (status == BW_OK)
-        status = bw_h5_set_text(h5, "/", "settings", settings.data);
-    bw_text_free(&settings);
-    return status;
+    return bw_h5_set_text(h5, "/", "settings", settings);
 }
 
-static int write_exponents(bw_h5 *h5, const bw_state *state)
+static int write_exponents(transfer *t)
 {
-    int64_t *values;
-    BW_TRY(BW_NEW(values, state->tensors, "checkpoint"));
-    for (int i = 0; i < state->tensors; i++)
-        values[i] = state->exponents[i];
-    int status = bw_h5_set_ints(h5, "/", "exponents", values, state->tensors);
-    bw_free(values);
-    return status;
+    for (int i = 0; i < t->state->tensors; i++)
+        t->exponents[i] = t->state->exponents[i];
+    return bw_h5_set_ints(t->h5, "/", "exponents", t->exponents, t->state->tensors);
 }
 
-static int write_file(transfer *t, const bw_config *config, const char *temporary)
+static int write_file(transfer *t, const char *settings, const char *temporary)
 {
     BW_TRY(bw_h5_create(&t->h5, t->grid, temporary));
     int status = for_each_pair(t->state, write_pair, t);
     int64_t complete = 1;
     if (status == BW_OK)
-        status = write_exponents(t->h5, t->state);
+        status = write_exponents(t);
     if (status == BW_OK)
-        status = write_attributes(t->h5, t->state, config);
+        status = write_attributes(t->h5, t->state, settings);
     if (status == BW_OK)
         status = bw_h5_set_ints(t->h5, "/", "complete", &complete, 1);
     int closed = bw_h5_close(&t->h5);
@@ -189,18 +193,31 @@ static int newest_first(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-/* Steps of the files step-NNNNNN.h5, newest first; at most `most`. */
+static void replace_oldest(int64_t *steps, int count, int64_t step)
+{
+    int oldest = 0;
+    for (int i = 1; i < count; i++)
+        oldest = steps[i] < steps[oldest] ? i : oldest;
+    if (step > steps[oldest])
+        steps[oldest] = step;
+}
+
+/* Steps of the files step-NNNNNN.h5, newest first; of more than `most` the newest. */
 static int list_steps(const char *folder, int64_t *steps, int most)
 {
     DIR *dir = opendir(folder);
     if (!dir)
         return 0;
     int count = 0;
-    for (struct dirent *entry; count < most && (entry = readdir(dir));) {
+    for (struct dirent *entry; (entry = readdir(dir));) {
         int end = 0;
         int64_t step;
-        if (sscanf(entry->d_name, "step-%" SCNd64 ".h5%n", &step, &end) == 1 && end > 0 && entry->d_name[end] == 0)
+        if (sscanf(entry->d_name, "step-%" SCNd64 ".h5%n", &step, &end) != 1 || end == 0 || entry->d_name[end] != 0)
+            continue;
+        if (count < most)
             steps[count++] = step;
+        else
+            replace_oldest(steps, count, step);
     }
     closedir(dir);
     qsort(steps, (size_t)count, sizeof *steps, newest_first);
@@ -214,12 +231,16 @@ static int step_path(bw_text *out, const char *folder, int64_t step)
 
 enum { MOST_FILES = 4096 };
 
-static void delete_old(const char *folder, int64_t keep)
+/* Keep the last `keep` up to `step`, the one just written. Files of later steps stay: they are no older, whatever they are (damaged ones that were
+ * passed over, for example), and must not make the good ones look old. */
+static void delete_old(const char *folder, int64_t step, int64_t keep)
 {
-    int64_t steps[MOST_FILES];
+    int64_t steps[MOST_FILES], kept = 0;
     int count = list_steps(folder, steps, MOST_FILES);
-    for (int i = (int)(keep > 0 ? keep : 1); i < count; i++) {
+    for (int i = 0; i < count; i++) {
         bw_text path = {0};
+        if (steps[i] > step || kept++ < (keep > 0 ? keep : 1))
+            continue;
         if (step_path(&path, folder, steps[i]) == BW_OK && unlink(path.data) != 0)
             bw_warn("%s: cannot delete this old checkpoint; delete it by hand if space is short", path.data);
         bw_text_free(&path);
@@ -244,8 +265,10 @@ int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_con
     double start = bw_now();
     bw_state copy = *state;
     transfer t = {.grid = grid, .state = &copy};
-    bw_text path = {0}, temporary = {0};
-    int status = BW_NEW(t.checksums, state->tensors / 2, "checkpoint");
+    bw_text path = {0}, temporary = {0}, settings = {0};
+    int status = transfer_create(&t);
+    if (status == BW_OK)
+        status = bw_config_yaml(config, BW_TRAIN, &settings);
     if (status == BW_OK)
         status = step_path(&path, folder, state->step);
     if (status == BW_OK)
@@ -254,18 +277,19 @@ int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_con
         status = prepare(folder, temporary.data, mode);
     BW_GO(bw_agree(grid, status));
     BW_GO(bw_agree(grid, for_each_pair(state, sum_pair, &t)));
-    BW_GO(bw_agree(grid, grid->replica == 0 ? write_file(&t, config, temporary.data) : BW_OK));
+    BW_GO(bw_agree(grid, grid->replica == 0 ? write_file(&t, settings.data, temporary.data) : BW_OK));
     if (grid->rank == 0)
         status = bw_file_publish(temporary.data, path.data);
     BW_GO(bw_agree(grid, status));
     if (grid->rank == 0)
-        delete_old(folder, keep);
+        delete_old(folder, state->step, keep);
 done:
     if (status != BW_OK && grid->rank == 0 && temporary.data)
         unlink(temporary.data);
-    bw_free(t.checksums);
+    transfer_free(&t);
     bw_text_free(&path);
     bw_text_free(&temporary);
+    bw_text_free(&settings);
     double bytes = 12.0 * (double)bw_adapter_parameters(state->adapter);
     bw_event_add(BW_EVENT_CHECKPOINT, bw_now() - start, 0, bytes);
     return status;
@@ -297,11 +321,6 @@ static int check_pair(void *context, int layer, bw_target target, int tensor)
     return BW_OK;
 }
 
-static int read_number(transfer *t, const char *name, int64_t *value)
-{
-    return bw_h5_get_ints(t->h5, "/", name, value, 1);
-}
-
 /* A checkpoint of something else is not broken: going on to an older one would hide the mistake. */
 static int check_fingerprints(transfer *t, bool *foreign)
 {
@@ -328,25 +347,35 @@ static int check_fingerprints(transfer *t, bool *foreign)
 
 static int read_exponents(transfer *t)
 {
-    int64_t *values;
-    BW_TRY(BW_NEW(values, t->state->tensors, "checkpoint"));
-    int status = bw_h5_get_ints(t->h5, "/", "exponents", values, t->state->tensors);
-    for (int i = 0; status == BW_OK && i < t->state->tensors; i++)
-        t->state->exponents[i] = (int)values[i];
-    bw_free(values);
-    return status;
+    BW_TRY(bw_h5_get_ints(t->h5, "/", "exponents", t->exponents, t->state->tensors));
+    for (int i = 0; i < t->state->tensors; i++) {
+        int64_t e = t->exponents[i];
+        if (e < -MOST_EXPONENT || e > MOST_EXPONENT)
+            return bw_fail(BW_DATA, "%s: exponent %" PRId64 " of tensor %d; expected -%d to %d", t->path, e, i, MOST_EXPONENT, MOST_EXPONENT);
+        t->state->exponents[i] = (int)e;
+    }
+    return BW_OK;
+}
+
+/* Attributes come from a file that may be anybody's: what counts steps and cuts batches is believed within bounds only. */
+static int read_count(transfer *t, const char *name, int64_t least, int64_t most, int64_t *value)
+{
+    BW_TRY(bw_h5_get_ints(t->h5, "/", name, value, 1));
+    if (*value < least || *value > most)
+        return bw_fail(BW_DATA, "%s: attribute %s is %" PRId64 "; expected %" PRId64 " to %" PRId64, t->path, name, *value, least, most);
+    return BW_OK;
 }
 
 static int read_content(transfer *t, bool *foreign)
 {
     int64_t complete, version;
-    BW_TRY(read_number(t, "complete", &complete));
-    BW_TRY(read_number(t, "version", &version));
+    BW_TRY(read_count(t, "complete", 1, 1, &complete));
+    BW_TRY(read_count(t, "version", 0, INT32_MAX, &version));
     if (version != FORMAT_VERSION)
         return bw_fail(BW_DATA, "%s: checkpoint format %" PRId64 ", this program reads %d", t->path, version, FORMAT_VERSION);
     BW_TRY(check_fingerprints(t, foreign));
-    BW_TRY(read_number(t, "step", &t->state->step));
-    BW_TRY(read_number(t, "micro_batches", &t->state->micro_batches));
+    BW_TRY(read_count(t, "step", 0, MOST_STEPS, &t->state->step));
+    BW_TRY(read_count(t, "micro_batches", 1, MOST_MICRO_BATCHES, &t->state->micro_batches));
     BW_TRY(read_exponents(t));
     return for_each_pair(t->state, read_pair, t);
 }
@@ -354,17 +383,22 @@ static int read_content(transfer *t, bool *foreign)
 static int read_file(const bw_grid *grid, bw_state *state, const char *path, bool *foreign)
 {
     transfer t = {.grid = grid, .state = state, .path = path};
-    BW_TRY(BW_NEW(t.checksums, state->tensors / 2, "checkpoint"));
-    int status = bw_h5_open(&t.h5, grid, path);
+    int64_t other = 0;
+    int status;
+    BW_GO(bw_agree(grid, transfer_create(&t)));
+    status = bw_h5_open(&t.h5, grid, path);
     if (status == BW_OK) {
         status = read_content(&t, foreign);
         int closed = bw_h5_close(&t.h5);
         status = status == BW_OK ? closed : status;
     }
-    status = bw_agree(grid, status);
-    if (status == BW_OK)
-        status = bw_agree(grid, for_each_pair(state, check_pair, &t));
-    bw_free(t.checksums);
+    other = *foreign; /* seen by one replica, it ends the search of all */
+    BW_GO(bw_max_ints(grid, &other, 1));
+    *foreign = other != 0;
+    BW_GO(bw_agree(grid, status));
+    status = bw_agree(grid, for_each_pair(state, check_pair, &t));
+done:
+    transfer_free(&t);
     return status;
 }
 
@@ -395,8 +429,9 @@ int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const bw_config *co
     BW_TRY(shared_steps(grid, folder_or_file, steps, &count));
     for (int i = 0; i < count; i++) {
         bw_text path = {0};
-        BW_TRY(step_path(&path, folder_or_file, steps[i]));
-        int status = read_file(grid, state, path.data, &foreign);
+        int status = bw_agree(grid, step_path(&path, folder_or_file, steps[i]));
+        if (status == BW_OK)
+            status = read_file(grid, state, path.data, &foreign);
         bw_text_free(&path);
         *found = status == BW_OK;
         if (status == BW_OK || foreign)
