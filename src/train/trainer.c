@@ -47,6 +47,17 @@ static int check_required(const bw_config *config)
 
 /* ---- open ------------------------------------------------------------------------------------------------------------- */
 
+/* A model has no idea of positions beyond those it was made for; what it would learn there is noise. */
+static int check_positions(const bw_trainer *t)
+{
+    int64_t positions = bw_source_spec(t->source)->max_positions;
+    for (int64_t i = 0; i < t->data.count; i++)
+        if (t->data.samples[i].length > positions)
+            return bw_fail(BW_USAGE, "data row %d has %d tokens, the model %" PRId64 " positions; give --max-length %" PRId64 " or less",
+                           t->data.samples[i].row, t->data.samples[i].length, positions, positions);
+    return BW_OK;
+}
+
 static int load_data(bw_trainer *t)
 {
     const bw_config *config = t->config;
@@ -61,6 +72,7 @@ static int load_data(bw_trainer *t)
     BW_TRY(bw_dataset_load(&t->data, t->tokenizer, &config->data, which, config->max_length, config->on_unsupervised));
     if (t->data.count == 0)
         return bw_fail(BW_DATA, "%s: no row with an answer token is left to train on", config->data.items[0]);
+    BW_TRY(check_positions(t));
     bw_event_add(BW_EVENT_TOKENIZE, bw_now() - start, 0, 0);
     return BW_OK;
 }
@@ -123,14 +135,17 @@ static int create_moments(bw_trainer *t)
     return BW_OK;
 }
 
-/* A bucket a layer: its sum travels while the backward pass goes on below it. */
+/* A bucket a layer: its sum travels while the backward pass goes on below it. Collective on world. */
 static int create_reduce(bw_trainer *t)
 {
-    int status = BW_OK, buckets = 0, *bucket = NULL;
+    int buckets = 0, *bucket = NULL;
     int64_t *sizes = NULL;
-    BW_GO(BW_NEW(sizes, t->state.tensors, "gradients"));
-    BW_GO(BW_NEW(bucket, t->state.tensors, "gradients"));
-    BW_GO(BW_NEW(t->bucket_of, t->adapter->n_layer, "gradients"));
+    int status = BW_NEW(sizes, t->state.tensors, "gradients");
+    if (status == BW_OK)
+        status = BW_NEW(bucket, t->state.tensors, "gradients");
+    if (status == BW_OK)
+        status = BW_NEW(t->bucket_of, t->adapter->n_layer, "gradients");
+    BW_GO(bw_agree(t->grid, status));
     for (int layer = 0; layer < t->adapter->n_layer; layer++) {
         t->bucket_of[layer] = -1;
         for (int target = 0; target < BW_TARGETS; target++) {
@@ -174,11 +189,10 @@ static int open_engine(bw_trainer *t)
     BW_TRY(bw_store_open(&t->store, t->grid, t->source, config, folded, factors, t->buffer ? 1 : 0));
     bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, 0);
     BW_TRY(bw_lora_create(&t->lora, t->grid, t->adapter));
-    int status = create_reduce(t);
+    BW_TRY(create_reduce(t));
     /* A plan read from the checkpoint cuts the batches, so activations are sized only now. */
     int64_t most = bw_plan_max_tokens(&t->plan, &t->data, t->state.step, t->steps);
-    if (status == BW_OK && most < 0)
-        status = BW_SYSTEM;
+    int status = most < 0 ? BW_SYSTEM : BW_OK;
     if (status == BW_OK)
         status = bw_transformer_create(&t->transformer, t->store, t->lora, most, most, true, strcmp(config->recompute, "layer") == 0);
     if (status == BW_OK)
@@ -242,6 +256,8 @@ static void announce(const bw_trainer *t)
     bw_info("  %" PRId64 " parameters trained; weights %s; %d rank%s = %d x (%d x %d) on %d node%s; %s", bw_adapter_parameters(t->adapter),
             bw_store_describe(t->store), g->size, g->size == 1 ? "" : "s", g->replicas, g->nprow, g->npcol, g->nodes, g->nodes == 1 ? "" : "s",
             bw_gemm_describe());
+    if (t->config->init_adapter)
+        bw_info("  started from %s: its rank, alpha and targets count, not --lora-r, --lora-alpha and --targets", t->config->init_adapter);
     if (t->plan.micro_batches < g->size)
         bw_warn("%d ranks, %" PRId64 " micro-batches a step: %" PRId64
                 " ranks idle; raise --micro-batches (at most --batch) in a new run, or use fewer ranks",
