@@ -33,7 +33,7 @@ static int map_descriptor(bw_map *map, int descriptor, const char *path) {
 
 int bw_map_open(bw_map *map, const char *path) {
     *map = (bw_map){0};
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would be waited for: it is refused instead */
     if (descriptor < 0)
         return bw_fail(BW_NOINPUT, "%s: %s", path, strerror(errno));
     int status = map_descriptor(map, descriptor, path);
