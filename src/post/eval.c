@@ -69,6 +69,9 @@ static int check_inputs(eval *e)
         BW_TRY(load_set(e, &e->sets[i]));
     BW_TRY(bw_source_open(&e->source, config->model));
     BW_TRY(bw_tokenizer_open(&e->tokenizer, config->model));
+    if (bw_tokenizer_vocab(e->tokenizer) > bw_source_spec(e->source)->vocab)
+        return bw_fail(BW_DATA, "%s: the tokenizer has %d tokens, the model's embedding %lld rows", config->model, bw_tokenizer_vocab(e->tokenizer),
+                       (long long)bw_source_spec(e->source)->vocab);
     e->settings.tokenizer = e->tokenizer;
     e->settings.batch = config->eval_batch;
     e->settings.max_new = config->max_new;
