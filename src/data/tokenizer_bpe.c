@@ -78,11 +78,16 @@ static int reserve(bw_coder *coder, size_t length)
 {
     if ((int64_t)length <= coder->capacity)
         return BW_OK;
+    int64_t capacity = 2 * (int64_t)length + 64;
     bw_free(coder->symbols);
     bw_free(coder->heap);
-    coder->capacity = 2 * (int64_t)length + 64;
-    BW_TRY(BW_NEW(coder->symbols, coder->capacity, "tokenizer"));
-    return BW_NEW(coder->heap, 3 * coder->capacity, "tokenizer");
+    coder->symbols = NULL;
+    coder->heap = NULL;
+    coder->capacity = 0;
+    BW_TRY(BW_NEW(coder->symbols, capacity, "tokenizer"));
+    BW_TRY(BW_NEW(coder->heap, 3 * capacity, "tokenizer"));
+    coder->capacity = capacity;
+    return BW_OK;
 }
 
 static int32_t append(bw_coder *coder, int32_t count, int32_t id)
