@@ -270,6 +270,8 @@ int bw_tensor_read(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t c
     if (row < 0 || rows < 0 || row > height - rows || col < 0 || cols < 0 || col > width - cols)
         return bw_fail(BW_BUG, "tensor %s is %lld x %lld, and %lld rows from %lld on, %lld columns from %lld on were asked for", tensor->name,
                        (long long)height, (long long)width, (long long)rows, (long long)row, (long long)cols, (long long)col);
+    if (rows == 0 || cols == 0) /* with no rows the width has met no bound, and may be too large to multiply */
+        return BW_OK;
     int64_t stride = width / type->block * type->bytes;
     for (int64_t i = 0; i < rows; i++)
         read_row(type, tensor->data + (row + i) * stride, col, cols, out + i * ld);

@@ -221,6 +221,20 @@ static void header_lengths_that_cannot_be_are_refused(void **state)
 
 #define ENTRY(dtype, shape, begin, end) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]}"
 
+/* With no rows the width meets no bound of the file: nothing may be computed from it. */
+static void a_tensor_of_no_rows_and_any_width_is_read_as_nothing(void **state)
+{
+    (void)state;
+    bw_tensors *tensors;
+    float untouched = 7;
+    store_file(path, "{\"a\":{\"dtype\":\"F32\",\"shape\":[0,4611686018427387904],\"data_offsets\":[0,0]}}", 0);
+    assert_int_equal(bw_safetensors_open(&tensors, path), BW_OK);
+    const bw_tensor *tensor = bw_tensors_find(tensors, "a");
+    assert_int_equal(bw_tensor_read(tensor, 0, 0, 0, tensor->shape[1], &untouched, tensor->shape[1]), BW_OK);
+    assert_true(untouched == 7);
+    bw_tensors_close(tensors);
+}
+
 static void headers_that_contradict_themselves_are_refused(void **state)
 {
     (void)state;
@@ -344,6 +358,7 @@ int main(void)
         cmocka_unit_test(a_file_cut_anywhere_or_too_long_is_refused),
         cmocka_unit_test(a_damaged_file_is_read_or_refused),
         cmocka_unit_test(header_lengths_that_cannot_be_are_refused),
+        cmocka_unit_test(a_tensor_of_no_rows_and_any_width_is_read_as_nothing),
         cmocka_unit_test(headers_that_contradict_themselves_are_refused),
         cmocka_unit_test(shards_are_read_as_one_model),
         cmocka_unit_test(an_index_and_shards_that_disagree_are_refused),
