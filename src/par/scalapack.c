@@ -6,6 +6,8 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 #include "par/comms.h"
 
 enum { DESCRIPTOR = 9, MATRIX_DENSE = 1 };
@@ -55,13 +57,15 @@ void bw_blacs_finish(void)
     Cblacs_exit(1);
 }
 
-/* ScaLAPACK counts and addresses with 32-bit integers, inside one piece too. */
+/* ScaLAPACK counts and addresses with 32-bit integers, inside one piece too. The largest piece, that of position (0, 0), is looked at, so
+ * that all ranks give the same answer: one that left alone would leave the others waiting. */
 static int describe(const bw_grid *grid, const bw_matrix *matrix, int descriptor[DESCRIPTOR])
 {
     const bw_bcyc *layout = &matrix->layout;
-    if (layout->m > INT_MAX || layout->n > INT_MAX || matrix->rows * matrix->cols > INT_MAX / (int64_t)sizeof(double))
+    int64_t rows = bw_bcyc_count(layout->m, layout->mb, 0, layout->nprow), cols = bw_bcyc_count(layout->n, layout->nb, 0, layout->npcol);
+    if (layout->m > INT_MAX || layout->n > INT_MAX || rows * cols > INT_MAX / (int64_t)sizeof(double))
         return bw_fail(BW_SYSTEM, "a %lld x %lld matrix with pieces of %lld x %lld is more than ScaLAPACK's 32-bit integers address; use more ranks",
-                       (long long)layout->m, (long long)layout->n, (long long)matrix->rows, (long long)matrix->cols);
+                       (long long)layout->m, (long long)layout->n, (long long)rows, (long long)cols);
     const int entries[DESCRIPTOR] = {MATRIX_DENSE, grid->context, (int)layout->m, (int)layout->n, layout->mb, layout->nb, 0, 0, (int)matrix->ld};
     for (int i = 0; i < DESCRIPTOR; i++)
         descriptor[i] = entries[i];
@@ -246,18 +250,30 @@ int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values)
 }
 
 /* ---- versions ------------------------------------------------------------------------------------------------------ */
+/* The file that a function was really loaded from, "unknown" where it cannot be told. */
+static const char *library_of(const char *function)
+{
+    Dl_info info = {0};
+    void *address = dlsym(RTLD_DEFAULT, function); /* the address itself may be the program's own jump table */
+    return address && dladdr(address, &info) && info.dli_fname ? info.dli_fname : "unknown";
+}
+
+/* ScaLAPACK 2.1 and 2.2 still call themselves 2.0.2, so a version in the name of the library's file is believed first. */
 const char *bw_scalapack_version(void)
 {
-    static char text[48];
+    static char text[PATH_MAX + 48];
+    char file[PATH_MAX];
+    const char *library = library_of("pdgemm_"), *numbers = realpath(library, file) ? strstr(file, ".so.") : NULL;
     int version[3] = {0};
     pilaver_(&version[0], &version[1], &version[2]);
-    snprintf(text, sizeof text, "%d.%d.%d", version[0], version[1], version[2]);
+    if (numbers)
+        snprintf(text, sizeof text, "%s (%s)", numbers + 4, library);
+    else
+        snprintf(text, sizeof text, "%d.%d.%d (%s)", version[0], version[1], version[2], library);
     return text;
 }
 
 const char *bw_blas_loaded(void)
 {
-    Dl_info info = {0};
-    void *address = dlsym(RTLD_DEFAULT, "dgemm_"); /* the address itself may be the program's own jump table */
-    return address && dladdr(address, &info) && info.dli_fname ? info.dli_fname : "unknown";
+    return library_of("dgemm_");
 }
