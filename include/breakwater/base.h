@@ -107,6 +107,7 @@ void bw_hash_text(bw_hash hash, char text[33]);
 
 /* ---- clock: where the time went --------------------------------------------------------------------------------*/
 double bw_now(void); /* seconds, monotonic */
+double bw_uptime(void); /* seconds since the program was started */
 typedef enum bw_event {
     BW_EVENT_LOAD, BW_EVENT_TOKENIZE, BW_EVENT_GATHER, BW_EVENT_FORWARD, BW_EVENT_BACKWARD, BW_EVENT_LOSS,
     BW_EVENT_REDUCE, BW_EVENT_UPDATE, BW_EVENT_CHECKPOINT, BW_EVENT_GENERATE, BW_EVENT_MERGE, BW_EVENT_WRITE,

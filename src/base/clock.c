@@ -17,6 +17,16 @@ double bw_now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
+static double started;
+
+__attribute__((constructor)) static void note_start(void) {
+    started = bw_now();
+}
+
+double bw_uptime(void) {
+    return bw_now() - started;
+}
+
 void bw_event_add(bw_event event, double seconds, double flops, double bytes) {
     bw_event_sum *sum = &sums[event];
     sum->count++;

@@ -2,6 +2,7 @@
 #include "output.h"
 #include "breakwater/io.h"
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -73,7 +74,20 @@ static int compare(const bw_output *output, const bw_config *here, const bw_conf
     return status;
 }
 
-static int compare_settings(const bw_output *output, const bw_config *config)
+/* A run that died before its first checkpoint goes on with the micro-batches of its first start, on however many ranks now. */
+static int adopt_micro_batches(const bw_output *output, const bw_config *here, const bw_config *there, int64_t *micro_batches)
+{
+    if (there->micro_batches > 0 && here->micro_batches > 0 && there->micro_batches != here->micro_batches)
+        return bw_fail(BW_CANTCREATE,
+                       "%s: its config.yaml cuts a step into %lld micro-batches, --micro-batches says %lld; leave the option out to go on, or "
+                       "--resume never to start over",
+                       output->folder, (long long)there->micro_batches, (long long)here->micro_batches);
+    if (there->micro_batches > 0)
+        *micro_batches = there->micro_batches;
+    return BW_OK;
+}
+
+static int compare_settings(const bw_output *output, const bw_config *config, bool start_over, int64_t *micro_batches)
 {
     bw_config there;
     bw_config_init(&there);
@@ -81,17 +95,24 @@ static int compare_settings(const bw_output *output, const bw_config *config)
     int status = bw_config_parse(&there, BW_TRAIN, 3, arguments);
     if (status == BW_OK)
         status = compare(output, config, &there);
+    if (status == BW_OK && !start_over)
+        status = adopt_micro_batches(output, config, &there, micro_batches);
     bw_config_free(&there);
     return status;
 }
 
-int bw_output_claim(const bw_output *output, const bw_config *config)
+int bw_output_claim(const bw_output *output, const bw_config *config, int64_t *micro_batches)
 {
     BW_TRY(bw_dir_make(output->folder));
-    if (bw_file_exists(output->settings.data))
-        return compare_settings(output, config);
+    bool start_over = strcmp(config->resume, "never") == 0, known = bw_file_exists(output->settings.data);
+    if (known)
+        BW_TRY(compare_settings(output, config, start_over, micro_batches));
+    if (known && !start_over)
+        return BW_OK;
+    bw_config resolved = *config; /* borrows its texts */
+    resolved.micro_batches = *micro_batches;
     bw_text yaml = {0};
-    int status = bw_config_yaml(config, BW_TRAIN, &yaml);
+    int status = bw_config_yaml(&resolved, BW_TRAIN, &yaml);
     if (status == BW_OK)
         status = bw_file_write(output->settings.data, yaml.data, yaml.length, 0644);
     bw_text_free(&yaml);
@@ -172,7 +193,7 @@ int bw_output_log_open(bw_output *output, int64_t step)
     return output->log ? BW_OK : bw_fail(BW_CANTCREATE, "%s: cannot open for appending: %m", output->metrics.data);
 }
 
-int bw_output_delete_checkpoints(const bw_output *output)
+static int delete_checkpoints(const bw_output *output)
 {
     DIR *dir = opendir(output->checkpoints.data);
     if (!dir)
@@ -189,4 +210,15 @@ int bw_output_delete_checkpoints(const bw_output *output)
     }
     closedir(dir);
     return status;
+}
+
+/* Without its weights the adapter is no finished one: what is killed from here on must not be taken for done, nor for another run's. */
+int bw_output_start_over(const bw_output *output)
+{
+    bw_text weights = {0};
+    int status = bw_path(&weights, output->adapter.data, "adapter_model.safetensors");
+    if (status == BW_OK && unlink(weights.data) != 0 && errno != ENOENT && errno != ENOTDIR)
+        status = bw_fail(BW_CANTCREATE, "%s: cannot delete: %m", weights.data);
+    bw_text_free(&weights);
+    return status == BW_OK ? delete_checkpoints(output) : status;
 }

@@ -130,7 +130,7 @@ static int64_t answers_of(const bw_trainer *t, int64_t count)
     return answers;
 }
 
-enum { MOST_TRIES = 4 }; /* each gives 20 bits more room; 62 bits hold any float32 gradient after three */
+enum { MOST_TRIES = 11 }; /* each gives 20 bits more room; ten take the finest scale, 2^-120, to the coarsest, which holds any float32 */
 
 static int summed_gradient(bw_trainer *t, step_sum *sum)
 {
@@ -173,16 +173,16 @@ static int one_step(bw_trainer *t, double lr, step_sum *sum)
 
 /* ---- when to stop and when to save --------------------------------------------------------------------------------------- */
 typedef struct watch {
-    double started, saved, longest_step, longest_save;
+    double saved, longest_step, longest_save;
     int64_t saved_step;
 } watch;
 
-/* Seconds left: of --time-limit, and of the job as Slurm tells it. */
-static double seconds_left(const bw_trainer *t, const watch *w)
+/* Seconds left: of --time-limit, which counts loading and earlier stages of a pipeline too, and of the job as Slurm tells it. */
+static double seconds_left(const bw_trainer *t)
 {
     double left = INFINITY;
     if (t->config->time_limit > 0)
-        left = t->config->time_limit * 60 - (bw_now() - w->started);
+        left = t->config->time_limit * 60 - bw_uptime();
     const char *end = getenv("SLURM_JOB_END_TIME");
     if (end && *end)
         left = fmin(left, strtod(end, NULL) - (double)time(NULL));
@@ -194,7 +194,7 @@ static int look_around(bw_trainer *t, const watch *w, bool *stop, bool *save)
     int64_t since = t->state.step - w->saved_step;
     bool by_clock = t->config->checkpoint_minutes > 0 && bw_now() - w->saved >= t->config->checkpoint_minutes * 60;
     bool by_steps = t->config->checkpoint_steps > 0 && since >= t->config->checkpoint_steps;
-    bool no_time = seconds_left(t, w) < 1.5 * (w->longest_step + w->longest_save);
+    bool no_time = seconds_left(t) < 1.5 * (w->longest_step + w->longest_save);
     int64_t flags[2] = {bw_grid_stop_requested() || no_time, by_clock || by_steps};
     BW_TRY(bw_max_ints(t->grid, flags, 2));
     *stop = flags[0] != 0;
@@ -238,7 +238,7 @@ static void show_progress(const bw_trainer *t, const step_sum *sum, double lr, d
 
 int bw_trainer_run(bw_trainer *t)
 {
-    watch w = {.started = bw_now(), .saved = bw_now(), .saved_step = t->state.step};
+    watch w = {.saved = bw_now(), .saved_step = t->state.step};
     double tokens = 0, seconds = 0;
     int64_t first = t->state.step;
     while (t->state.step < t->steps) {

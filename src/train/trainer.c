@@ -206,32 +206,46 @@ static int open_engine(bw_trainer *t)
 
 static int claim_output(bw_trainer *t, bool *finished)
 {
-    int64_t done = 0;
+    struct {
+        int64_t done, micro_batches;
+    } found = {0, t->state.micro_batches};
     int status = bw_output_create(&t->output, t->config->output);
     if (status == BW_OK && t->grid->rank == 0) {
-        bool never = strcmp(t->config->resume, "never") == 0, found = false;
-        status = bw_output_claim(&t->output, t->config);
+        bool never = strcmp(t->config->resume, "never") == 0, done = false;
+        status = bw_output_claim(&t->output, t->config, &found.micro_batches);
         if (status == BW_OK && never)
-            status = bw_output_delete_checkpoints(&t->output);
+            status = bw_output_start_over(&t->output);
         else if (status == BW_OK)
-            status = bw_output_finished(&t->output, &t->state, &found);
-        done = found;
+            status = bw_output_finished(&t->output, &t->state, &done);
+        found.done = done;
     }
     BW_TRY(bw_agree(t->grid, status));
-    BW_TRY(bw_broadcast(t->grid, &done, sizeof done));
-    *finished = done != 0;
+    BW_TRY(bw_broadcast(t->grid, &found, sizeof found));
+    *finished = found.done != 0;
+    t->plan.micro_batches = t->state.micro_batches = found.micro_batches;
     return BW_OK;
+}
+
+/* --resume PATH says where a run begins; once it has sound checkpoints of its own, the same command goes on from those, or a job that is
+ * requeued again and again would never end. */
+static int find_checkpoint(bw_trainer *t, bool *found)
+{
+    const char *resume = t->config->resume;
+    bool automatic = strcmp(resume, "auto") == 0;
+    int status = bw_checkpoint_read(t->grid, &t->state, t->config, t->output.checkpoints.data, found);
+    if (automatic || *found || (status != BW_OK && status != BW_DATA))
+        return status;
+    bw_error_clear(); /* each damaged file has had its warning */
+    BW_TRY(bw_checkpoint_read(t->grid, &t->state, t->config, resume, found));
+    return *found ? BW_OK : bw_fail(BW_NOINPUT, "--resume %s: no checkpoint there", resume);
 }
 
 static int restore(bw_trainer *t)
 {
-    const char *resume = t->config->resume;
-    if (strcmp(resume, "never") == 0)
+    if (strcmp(t->config->resume, "never") == 0)
         return BW_OK;
-    bool automatic = strcmp(resume, "auto") == 0, found = false;
-    BW_TRY(bw_checkpoint_read(t->grid, &t->state, t->config, automatic ? t->output.checkpoints.data : resume, &found));
-    if (!found && !automatic)
-        return bw_fail(BW_NOINPUT, "--resume %s: no checkpoint there", resume);
+    bool found = false;
+    BW_TRY(find_checkpoint(t, &found));
     if (found && t->config->micro_batches > 0 && t->config->micro_batches != t->state.micro_batches)
         return bw_fail(BW_CANTCREATE,
                        "%s: its checkpoint cuts a step into %" PRId64 " micro-batches, --micro-batches says %" PRId64
