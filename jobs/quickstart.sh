@@ -3,13 +3,14 @@
 #   jobs/quickstart.sh [--model PATH] [--output DIR] [--seed N] [--ranks N]
 # Stopped and started again, it goes on where it was. docs/architecture.md says what each stage is.
 set -euo pipefail
+here=$PWD # paths on the command line count from where it was typed
 cd "$(dirname "$0")/.."
 
 model='' output=demo-run seed=42 ranks=$(nproc)
 while [ $# -gt 0 ]; do
   case $1 in
-    --model) model=${2:?--model needs a path} ;;
-    --output) output=${2:?--output needs a folder} ;;
+    --model) model=$(cd "$here" && realpath -m -- "${2:?--model needs a path}") ;;
+    --output) output=$(cd "$here" && realpath -m -- "${2:?--output needs a folder}") ;;
     --seed) seed=${2:?--seed needs a number} ;;
     --ranks) ranks=${2:?--ranks needs a number} ;;
     *) sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
@@ -18,7 +19,7 @@ while [ $# -gt 0 ]; do
 done
 
 started=$(date +%s)
-build=$(bash jobs/build.sh release)
+build=$(bash jobs/build.sh release breakwater)
 [ -n "$model" ] || model=$(bash jobs/get-model.sh)
 
 # One rank a core, one thread a rank; ranks that wait yield, since this machine may have other things to do. Where Open MPI
