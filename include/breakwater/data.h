@@ -5,7 +5,10 @@
 #include "breakwater/io.h"
 
 /* ---- tokenizer: byte-level BPE (GPT-2 family), from tokenizer.json or GGUF metadata ------------------------------- */
-typedef struct bw_tokens { int32_t *ids; int64_t count, capacity; } bw_tokens;
+typedef struct bw_tokens {
+    int32_t *ids;
+    int64_t count, capacity;
+} bw_tokens;
 int bw_tokens_add(bw_tokens *tokens, int32_t id);
 void bw_tokens_free(bw_tokens *tokens);
 typedef struct bw_tokenizer bw_tokenizer;
@@ -18,7 +21,7 @@ void bw_tokenizer_free(bw_tokenizer *tokenizer);
 int bw_tokenizer_encode(const bw_tokenizer *tokenizer, const char *text, size_t length, bool add_special, bw_tokens *out);
 /* Appends; skip_special leaves special tokens out. Ill-formed byte sequences become U+FFFD as Hugging Face does it. */
 int bw_tokenizer_decode(const bw_tokenizer *tokenizer, const int32_t *ids, int64_t count, bool skip_special, bw_text *out);
-int32_t bw_tokenizer_eos(const bw_tokenizer *tokenizer);  /* for training text; -1: none */
+int32_t bw_tokenizer_eos(const bw_tokenizer *tokenizer); /* for training text; -1: none */
 int32_t bw_tokenizer_bos(const bw_tokenizer *tokenizer);
 int32_t bw_tokenizer_vocab(const bw_tokenizer *tokenizer);
 int32_t bw_tokenizer_id(const bw_tokenizer *tokenizer, const char *token); /* -1 when absent */
@@ -33,7 +36,10 @@ int bw_template_prompt(bw_template which, const char *instruction, const char *i
 const char *bw_template_end(bw_template which); /* what closes an answer, e.g. "<|im_end|>"; NULL: the tokenizer's eos */
 const char *bw_template_name(bw_template which);
 typedef enum bw_role { BW_ROLE_SYSTEM, BW_ROLE_USER, BW_ROLE_ASSISTANT, BW_ROLES } bw_role;
-typedef struct bw_turn { char *text; bw_role role; } bw_turn;
+typedef struct bw_turn {
+    char *text;
+    bw_role role;
+} bw_turn;
 bool bw_template_chats(bw_template which); /* has a place for system texts and earlier turns: chatml, llama3, gemma */
 /* A conversation that ends with a user turn, to a prompt; only for a template that chats. Gemma has no system role: a
  * system text opens the user turn after it. */
@@ -41,37 +47,49 @@ int bw_template_turns(bw_template which, const bw_turn *turns, int64_t count, bw
 
 /* ---- dataset ------------------------------------------------------------------------------------------------------
  * JSON array or JSONL of {"instruction","input"?,"output"} or {"messages":[{role,content},...]} (last one assistant). */
-typedef struct bw_sample { int64_t offset; int32_t length, prompt_length; int32_t row; /* 1-based line or element */ } bw_sample;
+typedef struct bw_sample {
+    int64_t offset;
+    int32_t length, prompt_length;
+    int32_t row; /* 1-based line or element */
+} bw_sample;
 typedef struct bw_row {
     /* output: NULL when absent; input: NULL or "" when there is none; instruction: the last user turn where the row has messages */
     char *instruction, *input, *output;
-    bw_turn *turns;                     /* of a row of messages with more than one turn before the answer, else NULL */
+    bw_turn *turns; /* of a row of messages with more than one turn before the answer, else NULL */
     int64_t turn_count;
-    const char *unit;                   /* what `row` counts, for messages: "line" or "element" */
+    const char *unit; /* what `row` counts, for messages: "line" or "element" */
     int32_t row;
 } bw_row;
-typedef struct bw_rows { bw_row *rows; int64_t count; bw_hash fingerprint; } bw_rows; /* fingerprint of the file's bytes */
+typedef struct bw_rows {
+    bw_row *rows;
+    int64_t count;
+    bw_hash fingerprint; /* of the file's bytes */
+} bw_rows;
 int bw_rows_load(bw_rows *rows, const char *path, bool need_output);
 void bw_rows_free(bw_rows *rows);
 /* The prompt of a row, earlier turns included; `path` is for the message when the template has no place for them. */
 int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out);
 typedef struct bw_dataset {
-    int32_t *tokens;            /* all samples, concatenated: prompt + answer + eos */
+    int32_t *tokens; /* all samples, concatenated: prompt + answer + eos */
     int64_t token_count;
     bw_sample *samples;
     int64_t count;
-    int64_t dropped;            /* no answer token left after truncation */
-    int64_t merged_borders;     /* rows where BPE merges over the border of prompt and answer */
+    int64_t dropped;        /* no answer token left after truncation */
+    int64_t merged_borders; /* rows where BPE merges over the border of prompt and answer */
     int64_t answer_tokens;
-    bw_hash fingerprint;        /* of the files' bytes, in order, with template and max_length */
+    bw_hash fingerprint; /* of the files' bytes, in order, with template and max_length */
 } bw_dataset;
 /* Several files are concatenated. on_unsupervised: "drop" names dropped rows in a warning, "error" fails. Local. */
-int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw_list *paths, bw_template which, int64_t max_length, const char *on_unsupervised);
+int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw_list *paths, bw_template which, int64_t max_length,
+                    const char *on_unsupervised);
 void bw_dataset_free(bw_dataset *dataset);
 
 /* ---- batch: step -> samples -> micro-batches; a pure function of (seed, step) ------------------------------------- */
-typedef struct bw_plan { int64_t samples, batch, micro_batches; uint64_t seed; } bw_plan;
-int64_t bw_plan_steps_per_epoch(const bw_plan *plan);  /* the last batch of an epoch may be smaller */
+typedef struct bw_plan {
+    int64_t samples, batch, micro_batches;
+    uint64_t seed;
+} bw_plan;
+int64_t bw_plan_steps_per_epoch(const bw_plan *plan); /* the last batch of an epoch may be smaller */
 /* Sample indices of `step`, in order; returns their number (<= batch), or -1: out of memory. Each epoch is its own permutation. */
 int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples);
 /* Cut a step's samples into plan->micro_batches groups balanced by tokens, seeing only lengths: group[i] for samples[i].
@@ -79,7 +97,8 @@ int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples);
 int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group);
 /* One micro-batch, packed without padding. */
 typedef struct bw_batch {
-    int32_t *tokens, *targets, *positions, *samples, *offsets; /* targets: next token on answer rows, else -1; samples: index per token; offsets[n_seq+1] */
+    /* targets: next token on answer rows, else -1; samples: index per token; offsets[n_seq+1] */
+    int32_t *tokens, *targets, *positions, *samples, *offsets;
     int32_t n_seq;
     int64_t T, answers;
     int64_t capacity_tokens;

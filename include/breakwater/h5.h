@@ -8,7 +8,7 @@
 typedef struct bw_h5 bw_h5;
 int bw_h5_create(bw_h5 **out, const bw_grid *grid, const char *path); /* truncates; H5F_LIBVER_V110; fails on all or none */
 int bw_h5_open(bw_h5 **out, const bw_grid *grid, const char *path);
-int bw_h5_close(bw_h5 **h5);                                          /* flushes; reports what close reports */
+int bw_h5_close(bw_h5 **h5); /* flushes; reports what close reports */
 /* A block-cyclic matrix as one dataset of global shape [m][n]; groups in `name` are made as needed. dtype F32 or F64. */
 int bw_h5_write_matrix(bw_h5 *h5, const char *name, const bw_matrix *matrix);
 int bw_h5_read_matrix(bw_h5 *h5, const char *name, bw_matrix *matrix); /* BW_DATA when the shape differs */

@@ -11,21 +11,21 @@
 /* ---- family: what tells one architecture from another, as data --------------------------------------------------- */
 typedef enum bw_target { BW_Q, BW_K, BW_V, BW_O, BW_GATE, BW_UP, BW_DOWN, BW_TARGETS } bw_target;
 typedef struct bw_spec {
-    const char *family;            /* "llama" */
+    const char *family; /* "llama" */
     int n_layer, n_head, n_kv, head_dim;
     int64_t d_model, d_ff, vocab, max_positions;
     double norm_eps, rope_theta;
     double rope_factor, rope_low, rope_high, rope_original; /* llama3 scaling; rope_factor 0: none */
-    double embed_scale;            /* 1 */
+    double embed_scale;                                     /* 1 */
     bool tied, norm_add_one;
-    int32_t eos[8];                /* ids that end an answer, from the configuration of the model */
+    int32_t eos[8]; /* ids that end an answer, from the configuration of the model */
     int n_eos;
 } bw_spec;
 /* Shape of a target's weight (any pointer may be NULL). */
 void bw_spec_shape(const bw_spec *spec, bw_target target, int64_t *out, int64_t *in);
-const char *bw_target_name(bw_target target);             /* "q", "gate", ... */
-const char *bw_target_module(bw_target target);           /* "self_attn.q_proj", "mlp.gate_proj", ... */
-int bw_targets_parse(const char *text, unsigned *mask);   /* "q,v,gate" or "q_proj,v_proj"; bit 1 << target; BW_USAGE names the choices */
+const char *bw_target_name(bw_target target);           /* "q", "gate", ... */
+const char *bw_target_module(bw_target target);         /* "self_attn.q_proj", "mlp.gate_proj", ... */
+int bw_targets_parse(const char *text, unsigned *mask); /* "q,v,gate" or "q_proj,v_proj"; bit 1 << target; BW_USAGE names the choices */
 
 /* ---- source: the model's files, opened and checked: every tensor there, none surplus, shapes and types right ------ */
 typedef struct bw_source bw_source;
@@ -39,9 +39,11 @@ const char *bw_source_path(const bw_source *source);
 bw_hash bw_source_fingerprint(const bw_source *source);
 /* Entries [row, row+rows) x [col, col+cols) of a target's weight in Hugging Face's row order, as fp32 (GGUF's q and k
  * permutation is undone; quantised blocks are decoded). NaN or Inf: BW_DATA with tensor and place. Local. */
-int bw_source_read(const bw_source *source, int layer, bw_target target, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out, int64_t ld);
+int bw_source_read(const bw_source *source, int layer, bw_target target, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out,
+                   int64_t ld);
 /* Vectors and the two big tables. name: "input_layernorm", "post_attention_layernorm", "norm" (layer -1), "embed_tokens", "lm_head". */
-int bw_source_read_named(const bw_source *source, int layer, const char *name, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out, int64_t ld);
+int bw_source_read_named(const bw_source *source, int layer, const char *name, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out,
+                         int64_t ld);
 bw_dtype bw_source_dtype(const bw_source *source, int layer, bw_target target);
 /* Copies config.json and tokenizer files to a model folder we write, with torch_dtype set; a GGUF's are generated from its metadata. */
 int bw_source_write_config(const bw_source *source, const char *folder, bw_dtype dtype);
@@ -50,13 +52,13 @@ int bw_source_write_config(const bw_source *source, const char *folder, bw_dtype
 typedef struct bw_pair {
     bool present;
     int r;
-    double scaling;      /* alpha / r, or alpha / sqrt(r) */
-    bw_matrix A, B;      /* r x in and out x r; the short side in blocks of ceil(r/P) or ceil(r/Q) so that all ranks own a part */
+    double scaling; /* alpha / r, or alpha / sqrt(r) */
+    bw_matrix A, B; /* r x in and out x r; the short side in blocks of ceil(r/P) or ceil(r/Q) so that all ranks own a part */
 } bw_pair;
 typedef struct bw_adapter {
     int n_layer;
-    bw_pair *pairs;      /* [layer * BW_TARGETS + target] */
-    int r;               /* of the configuration; pairs may differ (rank_pattern) */
+    bw_pair *pairs; /* [layer * BW_TARGETS + target] */
+    int r;          /* of the configuration; pairs may differ (rank_pattern) */
     double alpha, dropout;
     char role[16];       /* "align" "buffer" "reinforce" "user" "sft" "merged"; "" when the file does not say */
     bw_hash fingerprint; /* of the files it came from, or zero */
@@ -66,7 +68,8 @@ int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, 
 void bw_pair_free(bw_pair *pair);
 /* Zero factors for the targets in `mask`. Local. */
 int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, double alpha, double dropout, int block);
-/* PEFT's initialisation: A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt 5), B zero; Philox by (seed, layer, target, entry): any grid the same bits. */
+/* PEFT's initialisation: A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt 5), B zero; Philox by (seed, layer, target, entry): any grid the
+ * same bits. */
 void bw_adapter_init(bw_adapter *adapter, uint64_t seed);
 void bw_adapter_free(bw_adapter **adapter);
 bw_pair *bw_adapter_pair(const bw_adapter *adapter, int layer, bw_target target); /* NULL when absent */
@@ -78,38 +81,45 @@ int64_t bw_adapter_parameters(const bw_adapter *adapter);                       
 int bw_peft_load(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, const char *folder, int block);
 /* Collective on world. Replica 0's ranks write; temporary folder, then rename. base: path recorded. metadata: key, value, ..., NULL into the
  * safetensors header. A buffer is written with mode 0600 (folder 0700). The bytes depend on the factors alone. */
-int bw_peft_save(const bw_adapter *adapter, const bw_grid *grid, const bw_spec *spec, const char *folder, const char *base, const char *const *metadata);
+int bw_peft_save(const bw_adapter *adapter, const bw_grid *grid, const bw_spec *spec, const char *folder, const char *base,
+                 const char *const *metadata);
 /* The role an adapter folder declares ("" when it does not say); reads only the header. Local. */
 int bw_peft_role(const char *folder, char role[16]);
 
 /* ---- store: frozen weights as block-cyclic pieces, lent layer by layer as dense fp32 shared by the node ----------- */
 typedef struct bw_layer {
-    const float *weight[BW_TARGETS];       /* row-major out x in, ld = in */
+    const float *weight[BW_TARGETS]; /* row-major out x in, ld = in */
     const float *norm_attention, *norm_mlp;
 } bw_layer;
 typedef struct bw_store bw_store;
 /* Adapters in folded[] are added in fp32 to the dense copy when it is gathered, never to the pieces: W + sum_i factor[i] * scaling * B A.
  * They are borrowed until bw_store_close. config: weights, store, block. Collective on world. */
-int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, const bw_adapter *const *folded, const double *factors, int n_folded);
+int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, const bw_adapter *const *folded,
+                  const double *factors, int n_folded);
 void bw_store_close(bw_store **store);
 /* Lend a layer. `next` (or -1) is the layer that will be asked for next, fetched meanwhile where weights are streamed. Collective on world when
  * streamed (bw_store_streams), local when resident. At most one layer is lent at a time. */
 int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out);
 int bw_store_release(bw_store *store, int layer);
 bool bw_store_streams(const bw_store *store);
-const float *bw_store_embedding(const bw_store *store); /* V x C, always held */
-const float *bw_store_head(const bw_store *store);      /* V x C; the embedding where tied */
-const float *bw_store_norm(const bw_store *store);      /* C: the last norm */
+const float *bw_store_embedding(const bw_store *store);                  /* V x C, always held */
+const float *bw_store_head(const bw_store *store);                       /* V x C; the embedding where tied */
+const float *bw_store_norm(const bw_store *store);                       /* C: the last norm */
 bw_matrix *bw_store_piece(bw_store *store, int layer, bw_target target); /* this rank's piece of the base itself */
 const bw_spec *bw_store_spec(const bw_store *store);
-const char *bw_store_describe(const bw_store *store);   /* "resident, f32, 513 MiB per node" */
+const char *bw_store_describe(const bw_store *store); /* "resident, f32, 513 MiB per node" */
 
 /* ---- lora: an adapter in training: dense shared copies for the kernels, this rank's gradients --------------------- */
 typedef struct bw_lora bw_lora;
 int bw_lora_create(bw_lora **out, const bw_grid *grid, bw_adapter *adapter); /* borrows the adapter; collective on world */
 void bw_lora_free(bw_lora **lora);
 int bw_lora_refresh(bw_lora *lora); /* dense copies from the pieces (after an update); collective on world */
-typedef struct bw_lora_view { int r; float scaling; const float *A, *B; /* dense r x in, out x r */ float *dA, *dB; /* this rank's gradient of one micro-batch */ } bw_lora_view;
+typedef struct bw_lora_view {
+    int r;
+    float scaling;
+    const float *A, *B; /* dense r x in, out x r */
+    float *dA, *dB;     /* this rank's gradient of one micro-batch */
+} bw_lora_view;
 /* NULL where the adapter has no such pair. */
 const bw_lora_view *bw_lora_at(const bw_lora *lora, int layer, bw_target target);
 const bw_adapter *bw_lora_adapter(const bw_lora *lora);
@@ -121,14 +131,17 @@ int bw_lora_tensor(const bw_lora *lora, int layer, bw_target target);
 typedef struct bw_transformer bw_transformer;
 /* lora may be NULL (evaluation). max_tokens, max_answers: of one micro-batch; training: keep activations for the backward pass, recompute: keep only
  * each layer's input and run the layer again. Local. Prints nothing; memory is counted under "activations". */
-int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, int64_t max_tokens, int64_t max_answers, bool training, bool recompute);
+int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, int64_t max_tokens, int64_t max_answers, bool training,
+                          bool recompute);
 void bw_transformer_free(bw_transformer **transformer);
 /* Called after the gradients of `layer` are in the lora views, layers from last to first. */
 typedef int (*bw_layer_done)(void *context, int layer);
 typedef struct bw_pass {
-    uint64_t seed; uint32_t step; /* of the dropout masks */
-    double loss_scale;            /* 1 / answer tokens of the global batch: scales gradients, not *loss */
-    bw_layer_done done; void *context;
+    uint64_t seed;
+    uint32_t step;     /* of the dropout masks */
+    double loss_scale; /* 1 / answer tokens of the global batch: scales gradients, not *loss */
+    bw_layer_done done;
+    void *context;
 } bw_pass;
 /* Forward, loss, backward of one micro-batch. *loss = sum of the answer tokens' cross-entropies (not scaled). A batch with T = 0 takes part in
  * the collectives of a streamed store and leaves zero gradients. Collective on world when the store streams, local otherwise. */
@@ -137,14 +150,19 @@ int bw_transformer_train(bw_transformer *transformer, const bw_batch *batch, con
 int bw_transformer_loss(bw_transformer *transformer, const bw_batch *batch, double *loss, float *row_loss);
 /* Logits of every row, out[T][V]; for checks and small inputs. */
 int bw_transformer_logits(bw_transformer *transformer, const bw_batch *batch, float *out);
-double bw_transformer_flops(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward); /* the model's own count, not recompute */
+/* The model's own count, not recompute. */
+double bw_transformer_flops(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward);
 
 /* ---- generate: greedy decoding in batches with a KV cache --------------------------------------------------------- */
-typedef struct bw_answer { int32_t *tokens; int32_t count; bool ended; /* by an end token, which is left out */ } bw_answer;
+typedef struct bw_answer {
+    int32_t *tokens;
+    int32_t count;
+    bool ended; /* by an end token, which is left out */
+} bw_answer;
 /* Continue prompts[0..count) (token lists) by up to max_new tokens. A batch is always prompts [i*batch, (i+1)*batch) of the
  * whole list and batches are shared out over ranks, so answers do not depend on the number of ranks. Collective on world: every rank brings the
  * whole list; answers[] is filled where this rank did the work, tokens NULL elsewhere. stop: ids that end. */
-int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, int64_t count, int64_t batch, int64_t max_new,
-                const int32_t *stop, int n_stop, bw_answer *answers, void (*progress)(int64_t done, int64_t of));
+int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, int64_t count, int64_t batch, int64_t max_new, const int32_t *stop,
+                int n_stop, bw_answer *answers, void (*progress)(int64_t done, int64_t of));
 void bw_answers_free(bw_answer *answers, int64_t count);
 #endif

@@ -13,56 +13,63 @@ int bw_gemm_start(const char *precision, int threads);
 const char *bw_gemm_describe(void); /* e.g. "BLIS 0.9.0, kernels skx, 2 threads" */
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
  * beta == 0 writes C without reading it. m, n or k may be 0. */
-void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-             const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
+             float beta, float *c, int64_t ldc);
 double bw_gemm_flops(void); /* of all calls so far */
 
 /* W[rows, cols] (leading dimension ld) += s * B[rows, r] * A[r, cols]: each entry sums over r in order, so that any cut
  * of W into blocks gives the same bits. Used to fold a BufferLoRA into a gathered layer. */
-void bw_fold(float *w, int64_t ld, int64_t rows, int64_t cols, float s, const float *b, int64_t ldb, const float *a,
-             int64_t lda, int r);
+void bw_fold(float *w, int64_t ld, int64_t rows, int64_t cols, float s, const float *b, int64_t ldb, const float *a, int64_t lda, int r);
 
 /* ---- layers: forward next to backward ---------------------------------------------------------------------------- */
 /* y = x / rms(x) * w (+1 added to w where add_one, Gemma). inv_rms[T] is kept for the backward pass.
  * Zhang and Sennrich 2019. w is frozen: no gradient for it. */
 void bw_rmsnorm_forward(float *y, float *inv_rms, const float *x, const float *w, bool add_one, float eps, int64_t T, int64_t C);
-void bw_rmsnorm_backward(float *dx, const float *dy, const float *x, const float *inv_rms, const float *w, bool add_one, int64_t T, int64_t C); /* dx += */
+/* dx += */
+void bw_rmsnorm_backward(float *dx, const float *dy, const float *x, const float *inv_rms, const float *w, bool add_one, int64_t T, int64_t C);
 /* Rotary embedding, rotate-half form, in place on x[T][n_head][head_dim] with row stride ld; cos, sin: [max position][head_dim/2].
  * Su et al. 2021. The backward pass is the rotation by the negative angle: inverse = true. */
-void bw_rope(float *x, int64_t ld, const int32_t *positions, const float *cosines, const float *sines, int64_t T, int n_head, int head_dim, bool inverse);
+void bw_rope(float *x, int64_t ld, const int32_t *positions, const float *cosines, const float *sines, int64_t T, int n_head, int head_dim,
+             bool inverse);
 /* h = silu(g) * u, and its backward pass: dg, du may be the same memory as g, u. */
 void bw_swiglu_forward(float *h, const float *g, const float *u, int64_t n);
 void bw_swiglu_backward(float *dg, float *du, const float *dh, const float *g, const float *u, int64_t n);
-void bw_add(float *y, const float *x, int64_t n);                     /* y += x */
+void bw_add(float *y, const float *x, int64_t n); /* y += x */
 void bw_embed(float *y, const float *table, const int32_t *tokens, int64_t T, int64_t C, float scale);
 /* y = x with entries dropped at rate p and the rest scaled by 1/(1-p); row t draws from (seed, step, sample[t], position[t], stream).
  * stream tells layer and target apart: stream = layer * 8 + target < 2^16. Applying it to a gradient is the same call; y may be x.
  * Column c is dropped where a draw of 16 bits is below p * 2^16, rounded: half c % 2 of word c / 2 % 4 of
  * bw_rng({seed, BW_PURPOSE_DROPOUT, step, sample, stream}, position * ceil(C / 8) + c / 8). One stream has one C. */
-void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p, int64_t T, int64_t C);
+void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p,
+                int64_t T, int64_t C);
 void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and every OpenMP thread: after their number is set */
 
 /* ---- attention: packed, causal within each sequence, grouped heads ----------------------------------------------
  * q[T][n_head*head_dim] (row stride ldq), k, v [T][n_kv*head_dim] (ldk); offsets[n_seq+1] cut T into sequences.
  * out[T][n_head*head_dim] (ldq), lse[n_head][T] = log-sum-exp of each row, kept for the backward pass. */
 enum { BW_MAX_HEAD_DIM = 256 }; /* head_dim is even and at most this: a block is held on the stack (the loader checks) */
-typedef struct bw_attention { int n_head, n_kv, head_dim; float scale; float soft_cap; /* 0: none */ int window; /* 0: none */ } bw_attention;
-void bw_attention_forward(const bw_attention *shape, float *out, float *lse, const float *q, const float *k, const float *v,
-                          int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq);
+typedef struct bw_attention {
+    int n_head, n_kv, head_dim;
+    float scale;
+    float soft_cap; /* 0: none */
+    int window;     /* 0: none */
+} bw_attention;
+void bw_attention_forward(const bw_attention *shape, float *out, float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
+                          const int32_t *offsets, int n_seq);
 /* dq, dk, dv are written (not added to). A key at distance `window` or more before its query is not seen. */
-void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out,
-                           const float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
-                           const int32_t *offsets, int n_seq);
+void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+                           const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq);
 /* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values are cache rows [0, length).
  * Runs on all threads, or on the calling one inside a parallel region: a loop over sequences may be parallel itself. */
-void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache,
-                         const float *v_cache, int64_t ld_cache, int length);
+void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache, const float *v_cache,
+                         int64_t ld_cache, int length);
 
 /* ---- loss: cross-entropy of answer rows, the vocabulary walked in chunks (no T x V logits) -----------------------
  * h[n][C] are the rows with a target, head[V][C]; targets[n]. loss[n] gets each row's loss; where dh is not NULL it gets
  * scale * d(sum loss)/dh. cap: 30 for Gemma's final soft-cap, 0 none. scratch: bw_loss_scratch(n, C) floats. */
 int64_t bw_loss_scratch(int64_t n, int64_t C);
-void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V, float cap, float *scratch);
+void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V,
+             float cap, float *scratch);
 /* Index of the largest of x[n]; the lowest index wins a tie. */
 int64_t bw_argmax(const float *x, int64_t n);
 #endif

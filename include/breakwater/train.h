@@ -6,7 +6,9 @@
 #include "breakwater/par.h"
 
 /* ---- adamw (Loshchilov and Hutter 2019, in torch.optim.AdamW's order of operations) -------------------------------- */
-typedef struct bw_adamw { double beta1, beta2, epsilon, weight_decay; } bw_adamw;
+typedef struct bw_adamw {
+    double beta1, beta2, epsilon, weight_decay;
+} bw_adamw;
 /* One step on n entries: p -= lr*(m^/(sqrt(v^)+eps) + weight_decay*p). step counts from 1. Local. */
 void bw_adamw_update(const bw_adamw *adamw, double lr, int64_t step, float *p, float *m, float *v, const float *gradient, int64_t n);
 /* Learning rate of step 0.. of `steps`: linear warm-up over ceil(warmup*steps), then cosine, linear or constant (as in
@@ -16,14 +18,15 @@ double bw_learning_rate(const char *schedule, double lr, double warmup, int64_t 
 /* ---- checkpoint: everything a step depends on; format in docs/formats.md ------------------------------------------- */
 typedef struct bw_state {
     bw_adapter *adapter;
-    bw_matrix *moments;     /* [2 * tensor + (0: m, 1: v)], tensor order of bw_lora_tensor, laid out like the factor */
-    int64_t step;           /* steps done */
+    bw_matrix *moments; /* [2 * tensor + (0: m, 1: v)], tensor order of bw_lora_tensor, laid out like the factor */
+    int64_t step;       /* steps done */
     int64_t micro_batches;
-    int *exponents;         /* of bw_reduce, one per tensor */
+    int *exponents; /* of bw_reduce, one per tensor */
     int tensors;
     bw_hash model, data, buffer, config; /* fingerprints; config: only what changes the arithmetic */
 } bw_state;
-/* Write <folder>/step-NNNNNN.h5 (temporary, fsync, rename), then delete all but the last `keep`. Collective on world; replica 0 writes. mode as bw_file_write. */
+/* Write <folder>/step-NNNNNN.h5 (temporary, fsync, rename), then delete all but the last `keep`. Collective on world; replica 0 writes. mode as
+ * bw_file_write. */
 int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode);
 /* Read the newest good one in `folder` (or the file `path`): a broken one is named in a warning and the one before is used.
  * *found = false when there is none. A checkpoint of another model, data, buffer or configuration: BW_CANTCREATE with both values. */

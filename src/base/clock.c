@@ -11,7 +11,8 @@ static const char *const names[BW_EVENTS] = {
 
 static bw_event_sum sums[BW_EVENTS];
 
-double bw_now(void) {
+double bw_now(void)
+{
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
@@ -19,15 +20,18 @@ double bw_now(void) {
 
 static double started;
 
-__attribute__((constructor)) static void note_start(void) {
+__attribute__((constructor)) static void note_start(void)
+{
     started = bw_now();
 }
 
-double bw_uptime(void) {
+double bw_uptime(void)
+{
     return bw_now() - started;
 }
 
-void bw_event_add(bw_event event, double seconds, double flops, double bytes) {
+void bw_event_add(bw_event event, double seconds, double flops, double bytes)
+{
     bw_event_sum *sum = &sums[event];
     sum->count++;
     sum->seconds += seconds;
@@ -35,10 +39,12 @@ void bw_event_add(bw_event event, double seconds, double flops, double bytes) {
     sum->bytes += bytes;
 }
 
-const bw_event_sum *bw_event_get(bw_event event) {
+const bw_event_sum *bw_event_get(bw_event event)
+{
     return &sums[event];
 }
 
-const char *bw_event_name(bw_event event) {
+const char *bw_event_name(bw_event event)
+{
     return names[event];
 }

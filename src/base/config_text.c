@@ -4,7 +4,8 @@
 #include <string.h>
 
 /* The shortest decimal number that reads back as the same bits. */
-static int add_real(bw_text *out, double value) {
+static int add_real(bw_text *out, double value)
+{
     char text[40];
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
@@ -15,7 +16,8 @@ static int add_real(bw_text *out, double value) {
 }
 
 /* Whether every YAML reader takes the word as a string when it stands without quotes. */
-static bool is_plain(const char *text) {
+static bool is_plain(const char *text)
+{
     static const char *const other[] = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"};
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     for (size_t i = 0; i < sizeof other / sizeof *other; i++)
@@ -25,7 +27,8 @@ static bool is_plain(const char *text) {
            !text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_.+-")];
 }
 
-static int add_quoted(bw_text *out, const char *text) {
+static int add_quoted(bw_text *out, const char *text)
+{
     if (is_plain(text))
         return bw_text_addf(out, "%s", text);
     BW_TRY(bw_text_add(out, "\"", 1));
@@ -37,7 +40,8 @@ static int add_quoted(bw_text *out, const char *text) {
     return bw_text_add(out, "\"", 1);
 }
 
-static int add_paths(bw_text *out, const bw_list *list) {
+static int add_paths(bw_text *out, const bw_list *list)
+{
     for (int i = 0; i < list->count; i++) {
         BW_TRY(bw_text_addf(out, "%s", i ? ", " : "["));
         BW_TRY(add_quoted(out, list->items[i]));
@@ -45,7 +49,8 @@ static int add_paths(bw_text *out, const bw_list *list) {
     return bw_text_addf(out, "%s", list->count ? "]" : "");
 }
 
-static int add_numbers(bw_text *out, const bw_numbers *numbers) {
+static int add_numbers(bw_text *out, const bw_numbers *numbers)
+{
     for (int i = 0; i < numbers->count; i++) {
         BW_TRY(bw_text_addf(out, "%s", i ? ", " : "["));
         BW_TRY(add_real(out, numbers->items[i]));
@@ -54,7 +59,8 @@ static int add_numbers(bw_text *out, const bw_numbers *numbers) {
 }
 
 /* Empty text: unset. */
-static int add_value(bw_text *out, const bw_config *config, const bw_option *option, bool quoted) {
+static int add_value(bw_text *out, const bw_config *config, const bw_option *option, bool quoted)
+{
     const void *from = (const char *)config + option->offset;
     const char *text;
     switch (option->kind) {
@@ -76,7 +82,8 @@ static int add_value(bw_text *out, const bw_config *config, const bw_option *opt
     return bw_fail(BW_BUG, "%s: option of no kind", option->name);
 }
 
-bool bw_config_entry(const bw_config *config, bw_command command, int index, const char **name, bw_text *value) {
+bool bw_config_entry(const bw_config *config, bw_command command, int index, const char **name, bw_text *value)
+{
     value->length = 0;
     for (int i = 0; i < bw_option_count; i++) {
         if (!bw_option_taken(&bw_options[i], command) || !bw_option_is_echoed(&bw_options[i]) || index-- > 0)
@@ -87,7 +94,8 @@ bool bw_config_entry(const bw_config *config, bw_command command, int index, con
     return false;
 }
 
-int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out) {
+int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out)
+{
     bw_text value = {0};
     int status = BW_OK;
     for (int i = 0; i < bw_option_count; i++) {
@@ -108,7 +116,8 @@ done:
 enum { INDENT = 30, WIDTH = 100 };
 
 /* Words wrapped at WIDTH, continued at INDENT; *column is where the line stands. */
-static void print_words(FILE *out, const char *text, int *column) {
+static void print_words(FILE *out, const char *text, int *column)
+{
     for (const char *at = text; *at; at += strspn(at, " ")) {
         int length = (int)strcspn(at, " ");
         if (*column + 1 + length > WIDTH && *column > INDENT)
@@ -118,7 +127,8 @@ static void print_words(FILE *out, const char *text, int *column) {
     }
 }
 
-static void print_option(FILE *out, const bw_option *option) {
+static void print_option(FILE *out, const bw_option *option)
+{
     bool word = option->offset == offsetof(bw_config, input);
     int column = fprintf(out, "  %s%s%s%s",
                          word                           ? ""
@@ -142,7 +152,8 @@ static void print_option(FILE *out, const bw_option *option) {
     fputc('\n', out);
 }
 
-void bw_config_help(bw_command command, FILE *out) {
+void bw_config_help(bw_command command, FILE *out)
+{
     const char *group = "";
     for (int i = 0; i < bw_option_count; i++) {
         const bw_option *option = &bw_options[i];

@@ -8,14 +8,16 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-static int copy_string(char **to, const char *from) {
+static int copy_string(char **to, const char *from)
+{
     size_t bytes = strlen(from) + 1;
     BW_TRY(BW_NEW(*to, bytes, "text"));
     memcpy(*to, from, bytes);
     return BW_OK;
 }
 
-static int map_descriptor(bw_map *map, int descriptor, const char *path) {
+static int map_descriptor(bw_map *map, int descriptor, const char *path)
+{
     struct stat info;
     if (fstat(descriptor, &info) != 0)
         return bw_fail(BW_NOINPUT, "%s: %s", path, strerror(errno));
@@ -31,7 +33,8 @@ static int map_descriptor(bw_map *map, int descriptor, const char *path) {
     return BW_OK;
 }
 
-int bw_map_open(bw_map *map, const char *path) {
+int bw_map_open(bw_map *map, const char *path)
+{
     *map = (bw_map){0};
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would be waited for: it is refused instead */
     if (descriptor < 0)
@@ -45,7 +48,8 @@ int bw_map_open(bw_map *map, const char *path) {
     return status;
 }
 
-void bw_map_close(bw_map *map) {
+void bw_map_close(bw_map *map)
+{
     if (map->data)
         munmap((void *)map->data, map->size);
     bw_free(map->path);
@@ -54,7 +58,8 @@ void bw_map_close(bw_map *map) {
 
 /* ---- writing ------------------------------------------------------------------------------------------------------*/
 
-static int sync_path(const char *path, bool folder) {
+static int sync_path(const char *path, bool folder)
+{
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | (folder ? O_DIRECTORY : 0));
     if (descriptor < 0)
         return bw_fail(BW_IO, "%s: cannot be opened to flush it: %s", path, strerror(errno));
@@ -66,7 +71,8 @@ static int sync_path(const char *path, bool folder) {
 }
 
 /* Flush the folder that holds `path`, so that the new name survives a crash. */
-static int sync_folder_of(const char *path) {
+static int sync_folder_of(const char *path)
+{
     bw_text folder = {0};
     const char *slash = strrchr(path, '/');
     int status = slash ? bw_text_add(&folder, path, slash == path ? 1 : (size_t)(slash - path)) : bw_text_add(&folder, ".", 1);
@@ -76,14 +82,16 @@ static int sync_folder_of(const char *path) {
     return status;
 }
 
-int bw_file_publish(const char *temporary, const char *path) {
+int bw_file_publish(const char *temporary, const char *path)
+{
     BW_TRY(sync_path(temporary, false));
     if (rename(temporary, path) != 0)
         return bw_fail(BW_CANTCREATE, "%s: cannot be renamed to %s: %s", temporary, path, strerror(errno));
     return sync_folder_of(path);
 }
 
-static int write_all(int descriptor, const char *bytes, size_t length, const char *path) {
+static int write_all(int descriptor, const char *bytes, size_t length, const char *path)
+{
     while (length) {
         ssize_t written = write(descriptor, bytes, length);
         if (written < 0 && errno == EINTR)
@@ -97,7 +105,8 @@ static int write_all(int descriptor, const char *bytes, size_t length, const cha
 }
 
 /* The temporary beside the file; a leftover of a killed run is removed first, so that its mode and owner do not stay. */
-static int write_temporary(const char *temporary, const char *path, const void *bytes, size_t length, unsigned mode) {
+static int write_temporary(const char *temporary, const char *path, const void *bytes, size_t length, unsigned mode)
+{
     unlink(temporary);
     int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
     if (descriptor < 0)
@@ -108,7 +117,8 @@ static int write_temporary(const char *temporary, const char *path, const void *
     return status;
 }
 
-int bw_file_write(const char *path, const void *bytes, size_t length, unsigned mode) {
+int bw_file_write(const char *path, const void *bytes, size_t length, unsigned mode)
+{
     struct stat info;
     if (lstat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode))
         return bw_fail(BW_CANTCREATE, "%s: is there already and is not a file", path);
@@ -125,7 +135,8 @@ done:
     return status;
 }
 
-static int make_one(const char *path) {
+static int make_one(const char *path)
+{
     struct stat info;
     if (mkdir(path, 0777) == 0)
         return BW_OK;
@@ -135,7 +146,8 @@ static int make_one(const char *path) {
     return S_ISDIR(info.st_mode) ? BW_OK : bw_fail(BW_CANTCREATE, "%s: folder cannot be made: a file of that name is there", path);
 }
 
-int bw_dir_make(const char *path) {
+int bw_dir_make(const char *path)
+{
     if (!*path)
         return bw_fail(BW_CANTCREATE, "a folder with an empty name cannot be made");
     int status;
@@ -152,11 +164,13 @@ done:
     return status;
 }
 
-bool bw_file_exists(const char *path) {
+bool bw_file_exists(const char *path)
+{
     return access(path, F_OK) == 0;
 }
 
-int bw_path(bw_text *out, const char *folder, const char *name) {
+int bw_path(bw_text *out, const char *folder, const char *name)
+{
     bw_text joined = {0}; /* `folder` may point into `out` */
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/')
@@ -177,16 +191,19 @@ int bw_path(bw_text *out, const char *folder, const char *name) {
 
 /* ---- hash ---------------------------------------------------------------------------------------------------------*/
 
-bw_hash bw_hash_bytes(const void *bytes, size_t length) {
+bw_hash bw_hash_bytes(const void *bytes, size_t length)
+{
     XXH128_hash_t hash = XXH3_128bits(length ? bytes : "", length);
     return (bw_hash){hash.high64, hash.low64};
 }
 
-bw_hash bw_hash_join(bw_hash a, bw_hash b) {
+bw_hash bw_hash_join(bw_hash a, bw_hash b)
+{
     bw_hash both[2] = {a, b};
     return bw_hash_bytes(both, sizeof both);
 }
 
-void bw_hash_text(bw_hash hash, char text[33]) {
+void bw_hash_text(bw_hash hash, char text[33])
+{
     snprintf(text, 33, "%016llx%016llx", (unsigned long long)hash.high, (unsigned long long)hash.low);
 }

@@ -23,7 +23,8 @@ static int purposes;
 static int64_t total_now, total_peak;
 
 /* The row of a purpose, made when it is new; the last row takes what no longer fits. Under the lock. */
-static int find_purpose(const char *name) {
+static int find_purpose(const char *name)
+{
     for (int i = 0; i < purposes; i++)
         if (strncmp(sums[i].name, name, NAME_BYTES - 1) == 0)
             return i;
@@ -33,7 +34,8 @@ static int find_purpose(const char *name) {
     return purposes++;
 }
 
-static void count(int purpose, int64_t bytes) {
+static void count(int purpose, int64_t bytes)
+{
     sums[purpose].now += bytes;
     if (sums[purpose].now > sums[purpose].peak)
         sums[purpose].peak = sums[purpose].now;
@@ -42,7 +44,8 @@ static void count(int purpose, int64_t bytes) {
         total_peak = total_now;
 }
 
-void *bw_calloc(int64_t items, size_t size, const char *purpose) {
+void *bw_calloc(int64_t items, size_t size, const char *purpose)
+{
     size_t bytes;
     if (items < 0 || __builtin_mul_overflow((size_t)items, size, &bytes) || bytes > (size_t)PTRDIFF_MAX - ALIGNMENT) {
         bw_fail(BW_SYSTEM, "%s: %lld x %zu bytes are more than memory can hold", purpose, (long long)items, size);
@@ -62,7 +65,8 @@ void *bw_calloc(int64_t items, size_t size, const char *purpose) {
     return data;
 }
 
-void bw_free(void *pointer) {
+void bw_free(void *pointer)
+{
     if (!pointer)
         return;
     header *block = (header *)((char *)pointer - ALIGNMENT);
@@ -72,32 +76,37 @@ void bw_free(void *pointer) {
     free(block);
 }
 
-void bw_mem_note(const char *purpose, int64_t bytes) {
+void bw_mem_note(const char *purpose, int64_t bytes)
+{
     pthread_mutex_lock(&lock);
     count(find_purpose(purpose), bytes);
     pthread_mutex_unlock(&lock);
 }
 
-int64_t bw_mem_now(void) {
+int64_t bw_mem_now(void)
+{
     pthread_mutex_lock(&lock);
     int64_t bytes = total_now;
     pthread_mutex_unlock(&lock);
     return bytes;
 }
 
-int64_t bw_mem_peak(void) {
+int64_t bw_mem_peak(void)
+{
     pthread_mutex_lock(&lock);
     int64_t bytes = total_peak;
     pthread_mutex_unlock(&lock);
     return bytes;
 }
 
-int64_t bw_mem_peak_rss(void) {
+int64_t bw_mem_peak_rss(void)
+{
     struct rusage usage;
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0; /* Linux counts in KiB */
 }
 
-void bw_mem_print(FILE *out) {
+void bw_mem_print(FILE *out)
+{
     pthread_mutex_lock(&lock);
     fprintf(out, "%-*s %16s %16s\n", NAME_BYTES, "memory", "bytes now", "bytes at peak");
     for (int i = 0; i < purposes; i++)

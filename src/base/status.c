@@ -16,13 +16,15 @@ static bool progress_open; /* the cursor is at the end of a progress line */
 static double progress_last = -1e9;
 
 /* Names from hostile files end up in messages: keep them one line and harmless to a terminal. */
-static void make_printable(char *text) {
+static void make_printable(char *text)
+{
     for (; *text; text++)
         if ((unsigned char)*text < 0x20 || *text == 0x7f)
             *text = (*text == '\n' || *text == '\t') ? ' ' : '?';
 }
 
-int bw_fail(int status, const char *format, ...) {
+int bw_fail(int status, const char *format, ...)
+{
     if (atomic_exchange(&message_taken, true))
         return status;
     va_list arguments;
@@ -33,31 +35,37 @@ int bw_fail(int status, const char *format, ...) {
     return status;
 }
 
-const char *bw_error(void) {
+const char *bw_error(void)
+{
     return message;
 }
 
-void bw_error_clear(void) {
+void bw_error_clear(void)
+{
     message[0] = 0;
     atomic_store(&message_taken, false);
 }
 
-void bw_log_rank(int rank) {
+void bw_log_rank(int rank)
+{
     log_rank = rank;
 }
 
-void bw_log_quiet(bool no_progress) {
+void bw_log_quiet(bool no_progress)
+{
     quiet = no_progress;
 }
 
-static void end_progress(void) {
+static void end_progress(void)
+{
     if (progress_open)
         fputc('\n', stdout);
     progress_open = false;
     fflush(stdout);
 }
 
-void bw_info(const char *format, ...) {
+void bw_info(const char *format, ...)
+{
     if (log_rank != 0)
         return;
     end_progress();
@@ -69,7 +77,8 @@ void bw_info(const char *format, ...) {
     fflush(stdout);
 }
 
-static void warn_line(const char *format, va_list arguments) {
+static void warn_line(const char *format, va_list arguments)
+{
     char line[MESSAGE_BYTES];
     vsnprintf(line, sizeof line, format, arguments);
     make_printable(line);
@@ -77,7 +86,8 @@ static void warn_line(const char *format, va_list arguments) {
     fprintf(stderr, "breakwater: warning: %s\n", line);
 }
 
-void bw_warn(const char *format, ...) {
+void bw_warn(const char *format, ...)
+{
     if (log_rank != 0)
         return;
     va_list arguments;
@@ -86,14 +96,16 @@ void bw_warn(const char *format, ...) {
     va_end(arguments);
 }
 
-void bw_warn_here(const char *format, ...) {
+void bw_warn_here(const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     warn_line(format, arguments);
     va_end(arguments);
 }
 
-void bw_progress(const char *format, ...) {
+void bw_progress(const char *format, ...)
+{
     if (log_rank != 0 || quiet)
         return;
     bool terminal = isatty(STDOUT_FILENO);

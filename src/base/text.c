@@ -6,7 +6,8 @@
 enum { FIRST_CAPACITY = 64, LONGEST_WORD = 64 };
 
 /* Room for `more` bytes and the terminator. */
-static int reserve(bw_text *text, size_t more) {
+static int reserve(bw_text *text, size_t more)
+{
     size_t need;
     if (__builtin_add_overflow(text->length, more, &need) || need > (size_t)INT64_MAX / 2)
         return bw_fail(BW_SYSTEM, "text of more than %zu bytes", text->length);
@@ -25,7 +26,8 @@ static int reserve(bw_text *text, size_t more) {
     return BW_OK;
 }
 
-int bw_text_add(bw_text *text, const void *bytes, size_t length) {
+int bw_text_add(bw_text *text, const void *bytes, size_t length)
+{
     BW_TRY(reserve(text, length));
     if (length)
         memcpy(text->data + text->length, bytes, length);
@@ -34,7 +36,8 @@ int bw_text_add(bw_text *text, const void *bytes, size_t length) {
     return BW_OK;
 }
 
-int bw_text_addf(bw_text *text, const char *format, ...) {
+int bw_text_addf(bw_text *text, const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     int length = vsnprintf(NULL, 0, format, arguments);
@@ -49,17 +52,20 @@ int bw_text_addf(bw_text *text, const char *format, ...) {
     return BW_OK;
 }
 
-void bw_text_free(bw_text *text) {
+void bw_text_free(bw_text *text)
+{
     bw_free(text->data);
     *text = (bw_text){0};
 }
 
-static int smaller(int a, int b) {
+static int smaller(int a, int b)
+{
     return a < b ? a : b;
 }
 
 /* Edits that turn one word into the other: insert, delete, replace, swap neighbours. */
-static int distance(const char *a, size_t length_a, const char *b, size_t length_b) {
+static int distance(const char *a, size_t length_a, const char *b, size_t length_b)
+{
     int rows[3][LONGEST_WORD + 1];
     for (size_t j = 0; j <= length_b; j++)
         rows[0][j] = (int)j;
@@ -75,7 +81,8 @@ static int distance(const char *a, size_t length_a, const char *b, size_t length
     return rows[length_a % 3][length_b];
 }
 
-const char *bw_nearest(const char *word, const char *const *candidates, int count) {
+const char *bw_nearest(const char *word, const char *const *candidates, int count)
+{
     size_t length = strlen(word);
     if (length == 0 || length > LONGEST_WORD)
         return NULL;
