@@ -29,33 +29,33 @@ const char *bw_error(void);
 void bw_error_clear(void);
 
 /* Return from the enclosing function with the status of a call that failed. */
-#define BW_TRY(call)                        \
-    do {                                    \
-        int bw_try_status_ = (call);        \
-        if (bw_try_status_ != BW_OK)        \
-            return bw_try_status_;          \
+#define BW_TRY(call)                                                                                                                                 \
+    do {                                                                                                                                             \
+        int bw_try_status_ = (call);                                                                                                                 \
+        if (bw_try_status_ != BW_OK)                                                                                                                 \
+            return bw_try_status_;                                                                                                                   \
     } while (0)
 
 /* The same where something must be released first: the function has `int status` and a label `done`. */
-#define BW_GO(call)                         \
-    do {                                    \
-        status = (call);                    \
-        if (status != BW_OK)                \
-            goto done;                      \
+#define BW_GO(call)                                                                                                                                  \
+    do {                                                                                                                                             \
+        status = (call);                                                                                                                             \
+        if (status != BW_OK)                                                                                                                         \
+            goto done;                                                                                                                               \
     } while (0)
 
 /* A condition that only a bug of ours can break; checked in every build. */
-#define BW_ASSERT(condition)                                                                                   \
-    do {                                                                                                       \
-        if (!(condition))                                                                                      \
-            return bw_fail(BW_BUG, "%s:%d: assertion failed: %s", __FILE__, __LINE__, #condition);             \
+#define BW_ASSERT(condition)                                                                                                                         \
+    do {                                                                                                                                             \
+        if (!(condition))                                                                                                                            \
+            return bw_fail(BW_BUG, "%s:%d: assertion failed: %s", __FILE__, __LINE__, #condition);                                                   \
     } while (0)
 
 /* Log lines. Rank 0 speaks for all; the other ranks are silent unless bw_warn_here() is used. */
-void bw_log_rank(int rank);                                                   /* call once, after MPI is up */
-void bw_log_quiet(bool no_progress);                                          /* --quiet */
-void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* stdout */
-void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* stderr, "breakwater: warning: ..." */
+void bw_log_rank(int rank);                                                  /* call once, after MPI is up */
+void bw_log_quiet(bool no_progress);                                         /* --quiet */
+void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stdout */
+void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stderr, "breakwater: warning: ..." */
 void bw_warn_here(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A line that replaces itself on a terminal, and is printed at most every 10 s elsewhere; bw_info() starts a new line. */
 void bw_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -64,13 +64,12 @@ void bw_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * Zeroed, 64-byte aligned, counted by purpose. Sizes are products checked for overflow. */
 void *bw_calloc(int64_t count, size_t size, const char *purpose); /* NULL: out of memory, message recorded; count 0 gives a valid pointer */
 void bw_free(void *pointer);                                      /* only for bw_calloc; NULL is fine */
-#define BW_NEW(pointer, count, purpose) \
-    (((pointer) = bw_calloc((int64_t)(count), sizeof *(pointer), (purpose))) ? BW_OK : BW_SYSTEM)
+#define BW_NEW(pointer, count, purpose) (((pointer) = bw_calloc((int64_t)(count), sizeof *(pointer), (purpose))) ? BW_OK : BW_SYSTEM)
 void bw_mem_note(const char *purpose, int64_t bytes); /* count memory that came from elsewhere (shared windows): + or - */
 int64_t bw_mem_now(void);
-int64_t bw_mem_peak(void);                            /* of what is counted; bytes */
-int64_t bw_mem_peak_rss(void);                        /* of the process, from the kernel; bytes */
-void bw_mem_print(FILE *out);                         /* a row per purpose: bytes now, peak */
+int64_t bw_mem_peak(void);     /* of what is counted; bytes */
+int64_t bw_mem_peak_rss(void); /* of the process, from the kernel; bytes */
+void bw_mem_print(FILE *out);  /* a row per purpose: bytes now, peak */
 
 /* ---- text: a growable, always terminated string --------------------------------------------------------------- */
 typedef struct bw_text {
@@ -89,31 +88,46 @@ typedef struct bw_map { /* a file mapped read-only; owner closes */
     size_t size;
     char *path;
 } bw_map;
-int bw_map_open(bw_map *map, const char *path);  /* BW_NOINPUT with errno's text; an empty file maps to size 0 */
+int bw_map_open(bw_map *map, const char *path); /* BW_NOINPUT with errno's text; an empty file maps to size 0 */
 void bw_map_close(bw_map *map);
 /* Write a whole file so that it is there complete or not at all: temporary name, fsync, rename, fsync of the folder.
  * mode is that of open(2), e.g. 0644, or 0600 for a BufferLoRA. BW_CANTCREATE or BW_IO. */
 int bw_file_write(const char *path, const void *bytes, size_t length, unsigned mode);
 /* The two halves of bw_file_write for files written by others (HDF5, many ranks): fsync `temporary`, rename it, fsync the folder. */
 int bw_file_publish(const char *temporary, const char *path);
-int bw_dir_make(const char *path);               /* mkdir -p */
+int bw_dir_make(const char *path); /* mkdir -p */
 bool bw_file_exists(const char *path);
 int bw_path(bw_text *out, const char *folder, const char *name); /* out = folder/name */
 
-typedef struct bw_hash { uint64_t high, low; } bw_hash; /* XXH3-128 */
+typedef struct bw_hash { /* XXH3-128 */
+    uint64_t high, low;
+} bw_hash;
 bw_hash bw_hash_bytes(const void *bytes, size_t length);
-bw_hash bw_hash_join(bw_hash a, bw_hash b);             /* order matters */
+bw_hash bw_hash_join(bw_hash a, bw_hash b); /* order matters */
 void bw_hash_text(bw_hash hash, char text[33]);
 
 /* ---- clock: where the time went --------------------------------------------------------------------------------*/
-double bw_now(void); /* seconds, monotonic */
+double bw_now(void);    /* seconds, monotonic */
 double bw_uptime(void); /* seconds since the program was started */
 typedef enum bw_event {
-    BW_EVENT_LOAD, BW_EVENT_TOKENIZE, BW_EVENT_GATHER, BW_EVENT_FORWARD, BW_EVENT_BACKWARD, BW_EVENT_LOSS,
-    BW_EVENT_REDUCE, BW_EVENT_UPDATE, BW_EVENT_CHECKPOINT, BW_EVENT_GENERATE, BW_EVENT_MERGE, BW_EVENT_WRITE,
+    BW_EVENT_LOAD,
+    BW_EVENT_TOKENIZE,
+    BW_EVENT_GATHER,
+    BW_EVENT_FORWARD,
+    BW_EVENT_BACKWARD,
+    BW_EVENT_LOSS,
+    BW_EVENT_REDUCE,
+    BW_EVENT_UPDATE,
+    BW_EVENT_CHECKPOINT,
+    BW_EVENT_GENERATE,
+    BW_EVENT_MERGE,
+    BW_EVENT_WRITE,
     BW_EVENTS
 } bw_event;
-typedef struct bw_event_sum { int64_t count; double seconds, flops, bytes; } bw_event_sum;
+typedef struct bw_event_sum {
+    int64_t count;
+    double seconds, flops, bytes;
+} bw_event_sum;
 void bw_event_add(bw_event event, double seconds, double flops, double bytes);
 const bw_event_sum *bw_event_get(bw_event event);
 const char *bw_event_name(bw_event event);
@@ -121,15 +135,24 @@ const char *bw_event_name(bw_event event);
 /* ---- random numbers: Philox4x32-10, value = f(seed, purpose, step, sample, layer, position), never of rank or order.
  * Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11; the Random123 library. */
 typedef enum bw_purpose { BW_PURPOSE_SHUFFLE = 1, BW_PURPOSE_INIT, BW_PURPOSE_DROPOUT, BW_PURPOSE_TEST } bw_purpose;
-typedef struct bw_key { uint64_t seed; uint32_t purpose, step, sample, layer; } bw_key; /* layer and purpose < 2^16 */
-void bw_rng(const bw_key *key, uint32_t position, uint32_t out[4]);      /* four values per position */
-float bw_rng_uniform(uint32_t bits);                                     /* [0, 1), 24 bits */
+typedef struct bw_key { /* layer and purpose < 2^16 */
+    uint64_t seed;
+    uint32_t purpose, step, sample, layer;
+} bw_key;
+void bw_rng(const bw_key *key, uint32_t position, uint32_t out[4]); /* four values per position */
+float bw_rng_uniform(uint32_t bits);                                /* [0, 1), 24 bits */
 
 /* ---- configuration: one table serves YAML, --option, --help, the echo, the checkpoint and the man page ---------- */
-typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_EXPORT = 16, BW_INSPECT = 32, BW_VERIFY = 64 } bw_command;
+typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_INSPECT = 16, BW_VERIFY = 32 } bw_command;
 enum { BW_MAX_LIST = 64 };
-typedef struct bw_list { char *items[BW_MAX_LIST]; int count; } bw_list;           /* of strings */
-typedef struct bw_numbers { double items[BW_MAX_LIST]; int count; } bw_numbers;
+typedef struct bw_list { /* of strings */
+    char *items[BW_MAX_LIST];
+    int count;
+} bw_list;
+typedef struct bw_numbers {
+    double items[BW_MAX_LIST];
+    int count;
+} bw_numbers;
 
 /* Every option of every command. Strings are owned by the configuration. Defaults are the paper's. */
 typedef struct bw_config {
@@ -138,19 +161,19 @@ typedef struct bw_config {
     bw_list data, adapter;
     char *user, *reinforce, *harmful, *task;
     /* stage */
-    char *stage;            /* align buffer reinforce user sft */
+    char *stage; /* align buffer reinforce user sft */
     double epochs;
-    int64_t steps;          /* 0: from epochs */
+    int64_t steps;                /* 0: from epochs */
     int64_t batch, micro_batches; /* micro_batches 0: chosen at the first start */
     double lr, warmup, weight_decay, max_grad_norm, beta1, beta2, adam_epsilon;
-    char *schedule;         /* cosine linear constant */
+    char *schedule; /* cosine linear constant */
     int64_t lora_r;
     double lora_alpha, lora_dropout;
-    char *targets;          /* "q,v,gate,up,down" */
+    char *targets; /* "q,v,gate,up,down" */
     int64_t max_length;
-    char *template_name;    /* alpaca chatml llama3 gemma plain */
+    char *template_name; /* alpaca chatml llama3 gemma plain */
     int64_t seed;
-    char *on_unsupervised;  /* drop error */
+    char *on_unsupervised; /* drop error */
     /* machine */
     char *precision;        /* fp32 (bf16 and auto come with the backends that give it) */
     char *grid;             /* "auto" or "PxQ" */
@@ -164,29 +187,30 @@ typedef struct bw_config {
     /* restart */
     int64_t checkpoint_steps, keep;
     double checkpoint_minutes, time_limit; /* minutes; 0: none */
-    char *resume;           /* auto never PATH */
+    char *resume;                          /* auto never PATH */
     /* merge */
     bw_numbers alpha, scale;
     double tau;
-    char *method;           /* qr naive user */
-    char *dense;            /* none f32 f16 bf16 */
-    bool allow_buffer;      /* a BufferLoRA may be merged, exported or evaluated as if it were a user's adapter */
+    char *method;      /* qr naive user */
+    char *dense;       /* none f32 f16 bf16 */
+    bool allow_buffer; /* a BufferLoRA may be merged or evaluated as if it were a user's adapter */
     /* eval */
-    char *metric;           /* exact number label contains */
+    char *metric; /* exact number label contains */
     int64_t max_new, limit, eval_batch;
     bool perplexity;
-    /* export, inspect, verify */
+    /* run, inspect, verify */
     char *input;
     bool quiet;
 } bw_config;
 
-void bw_config_init(bw_config *config);  /* defaults */
+void bw_config_init(bw_config *config); /* defaults */
 void bw_config_free(bw_config *config);
 int bw_config_copy(bw_config *to, const bw_config *from); /* deep; `to` is uninitialised or cleared */
 /* Parse `--name value`, `--name=value`, `--flag`, `--no-flag`; argv[0] is the command's name. `--config FILE.yaml` is read
  * first, options win. One word that is not an option is taken as `input`. An unknown option names the nearest. BW_USAGE. */
 int bw_config_parse(bw_config *config, bw_command command, int argc, char **argv);
-int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value); /* checks type, range, choice; a list of paths grows by one, or is replaced by "[a, b]" */
+/* Checks type, range and choice; a list of paths grows by one, or is replaced by "[a, b]". */
+int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value);
 /* After parsing: options that the command cannot do without, and those that must agree. BW_USAGE. */
 int bw_config_check(const bw_config *config, bw_command command);
 /* The resolved value as text, as YAML and --option take it (empty: unset); replaces what was in `value`. `index` counts the
@@ -200,8 +224,17 @@ void bw_config_help(bw_command command, FILE *out);
  * that command but output: a stage writes to <output>/<name>. `@name/...` at the start of a path names the folder of an
  * earlier stage. Options of the command line (argv[0] is "run"; the word is passed over) win in every stage that takes them,
  * except over a stage's own `@` reference, which is the flow of the pipeline and not a setting. */
-typedef struct bw_stage { char *name; char *label; /* may be NULL */ bw_command command; bw_config config; } bw_stage;
-typedef struct bw_pipeline { bw_config common; bw_stage *stages; int count; } bw_pipeline; /* common.output: the root folder */
+typedef struct bw_stage {
+    char *name;
+    char *label; /* may be NULL */
+    bw_command command;
+    bw_config config;
+} bw_stage;
+typedef struct bw_pipeline {
+    bw_config common; /* common.output: the root folder */
+    bw_stage *stages;
+    int count;
+} bw_pipeline;
 int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **argv);
 void bw_pipeline_free(bw_pipeline *pipeline);
 

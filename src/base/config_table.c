@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGES = BW_TRAIN | BW_MERGE | BW_EVAL, ANY = STAGES | BW_RUN | BW_EXPORT | BW_INSPECT | BW_VERIFY };
+enum { STAGES = BW_TRAIN | BW_MERGE | BW_EVAL, ANY = STAGES | BW_RUN | BW_INSPECT | BW_VERIFY };
 
 /* "auto", or two numbers with an x between them. */
-static bool is_grid(const char *text) {
+static bool is_grid(const char *text)
+{
     if (!strcmp(text, "auto"))
         return true;
     char *end;
@@ -19,7 +20,8 @@ static bool is_grid(const char *text) {
 }
 
 /* Names from a fixed set, separated by commas, none twice. */
-static bool is_targets(const char *text) {
+static bool is_targets(const char *text)
+{
     static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
     unsigned seen = 0;
     for (const char *at = text;; at++) {
@@ -57,7 +59,7 @@ static bool is_targets(const char *text) {
 
 /* clang-format off */
 const bw_option bw_options[] = {
-    {"input", BW_RUN | BW_EXPORT | BW_INSPECT | BW_VERIFY, BW_RUN | BW_EXPORT | BW_INSPECT | BW_VERIFY, PATH(input),
+    {"input", BW_RUN | BW_INSPECT | BW_VERIFY, BW_RUN | BW_INSPECT | BW_VERIFY, PATH(input),
      .group = FILES, .argument = "PATH", .help = "what to work on; the word that is not an option"},
     {"config", STAGES, 0, PATH(config_file),
      .group = FILES, .argument = "FILE", .help = "YAML file of options (name: value), read first; options on the command line win"},
@@ -79,7 +81,7 @@ const bw_option bw_options[] = {
      .group = FILES, .argument = "FILE", .help = "held-out requests that a safe model refuses: gives HS and HS+"},
     {"task", BW_EVAL, 0, PATH(task),
      .group = FILES, .argument = "FILE", .help = "held-out rows of the task: gives FA, and the perplexity on request"},
-    {"output", STAGES | BW_RUN | BW_EXPORT, STAGES | BW_RUN | BW_EXPORT, PATH(output),
+    {"output", STAGES | BW_RUN, STAGES | BW_RUN, PATH(output),
      .group = FILES, .argument = "DIR", .help = "output folder; for run: each stage writes to DIR/<stage name>"},
 
     {"stage", BW_TRAIN, BW_TRAIN, TEXT(stage, NULL), .choices = "align buffer reinforce user sft",
@@ -136,7 +138,7 @@ const bw_option bw_options[] = {
      .group = MERGING, .argument = "LIST", .help = "factor on the merged adapters; a,b,... writes one result for each"},
     {"dense", BW_MERGE, 0, TEXT(dense, "none"), .choices = "none f32 f16 bf16",
      .group = MERGING, .argument = "TYPE", .help = "also write the whole model in this type"},
-    {"allow-buffer", BW_MERGE | BW_EVAL | BW_EXPORT, 0, FLAG(allow_buffer),
+    {"allow-buffer", BW_MERGE | BW_EVAL, 0, FLAG(allow_buffer),
      .group = MERGING, .help = "take a BufferLoRA as if it were a user's adapter: the result is harmful by design"},
 
     {"metric", BW_EVAL, 0, TEXT(metric, "exact"), .choices = "exact number label contains",
@@ -190,26 +192,29 @@ _Static_assert(sizeof bw_options / sizeof *bw_options <= BW_OPTIONS_AT_MOST, "th
 static const struct {
     bw_command command;
     const char *name;
-} commands[] = {{BW_RUN, "run"},       {BW_TRAIN, "train"},     {BW_MERGE, "merge"},  {BW_EVAL, "eval"},
-                {BW_EXPORT, "export"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
+} commands[] = {{BW_RUN, "run"}, {BW_TRAIN, "train"}, {BW_MERGE, "merge"}, {BW_EVAL, "eval"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
 
-const char *bw_command_name(bw_command command) {
+const char *bw_command_name(bw_command command)
+{
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (commands[i].command == command)
             return commands[i].name;
     return "?";
 }
 
-bool bw_option_is_echoed(const bw_option *option) {
+bool bw_option_is_echoed(const bw_option *option)
+{
     return option->offset != offsetof(bw_config, config_file);
 }
 
-bool bw_option_taken(const bw_option *option, bw_command command) {
+bool bw_option_taken(const bw_option *option, bw_command command)
+{
     return option->commands & (command == BW_RUN ? (unsigned)BW_RUN | STAGES : (unsigned)command) &&
            !(command == BW_RUN && !bw_option_is_echoed(option));
 }
 
-const bw_option *bw_option_find(bw_command command, const char *name) {
+const bw_option *bw_option_find(bw_command command, const char *name)
+{
     for (int i = 0; i < bw_option_count; i++)
         if (!strcmp(bw_options[i].name, name))
             return bw_option_taken(&bw_options[i], command) ? &bw_options[i] : NULL;
@@ -217,7 +222,8 @@ const bw_option *bw_option_find(bw_command command, const char *name) {
 }
 
 /* Who else takes it: the commonest slip is the right option on the wrong command. */
-static int add_takers(bw_text *text, const char *name) {
+static int add_takers(bw_text *text, const char *name)
+{
     for (int i = 0; i < bw_option_count; i++)
         for (size_t c = 0; c < sizeof commands / sizeof *commands; c++)
             if (!strcmp(bw_options[i].name, name) && bw_options[i].commands & commands[c].command)
@@ -225,7 +231,8 @@ static int add_takers(bw_text *text, const char *name) {
     return text->length ? bw_text_addf(text, ".") : BW_OK;
 }
 
-int bw_option_unknown(bw_command command, const char *name, const char *where) {
+int bw_option_unknown(bw_command command, const char *name, const char *where)
+{
     const char *candidates[BW_OPTIONS_AT_MOST];
     int count = 0;
     for (int i = 0; i < bw_option_count; i++)

@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-static const bw_command all_commands[] = {BW_RUN, BW_TRAIN, BW_MERGE, BW_EVAL, BW_EXPORT, BW_INSPECT, BW_VERIFY};
+static const bw_command all_commands[] = {BW_RUN, BW_TRAIN, BW_MERGE, BW_EVAL, BW_INSPECT, BW_VERIFY};
 enum { COMMANDS = sizeof all_commands / sizeof *all_commands };
 
 static const char yaml_file[] = "/tmp/bw_test_config.yaml";
@@ -268,7 +268,7 @@ static void an_option_of_another_command_is_unknown_and_says_whose_it_is(void **
 {
     (void)state;
     REFUSED(BW_MERGE, "--lr: unknown to merge. It is an option of train.", "--lr", "1");
-    REFUSED(BW_TRAIN, "It is an option of merge, eval, export.", "--allow-buffer");
+    REFUSED(BW_TRAIN, "It is an option of merge, eval.", "--allow-buffer");
     REFUSED(BW_TRAIN, "takes options only", "word");
 }
 
