@@ -9,49 +9,57 @@
 #include "breakwater/base.h"
 
 /* ---- bcyc: block-cyclic index arithmetic, pure (ScaLAPACK Users' Guide, section 4.3; source process 0) ---------- */
-typedef struct bw_bcyc { int64_t m, n; int mb, nb, nprow, npcol; } bw_bcyc; /* global m x n in mb x nb blocks */
-int64_t bw_bcyc_count(int64_t n, int nb, int proc, int nprocs);          /* numroc: entries of a dimension that `proc` owns */
-int64_t bw_bcyc_global(int64_t local, int nb, int proc, int nprocs);     /* local index -> global index */
-int64_t bw_bcyc_local(int64_t global, int nb, int nprocs);               /* global index -> local index on its owner */
+typedef struct bw_bcyc { /* global m x n in mb x nb blocks */
+    int64_t m, n;
+    int mb, nb, nprow, npcol;
+} bw_bcyc;
+int64_t bw_bcyc_count(int64_t n, int nb, int proc, int nprocs);      /* numroc: entries of a dimension that `proc` owns */
+int64_t bw_bcyc_global(int64_t local, int nb, int proc, int nprocs); /* local index -> global index */
+int64_t bw_bcyc_local(int64_t global, int nb, int nprocs);           /* global index -> local index on its owner */
 int bw_bcyc_owner(int64_t global, int nb, int nprocs);
 
 /* ---- grid ------------------------------------------------------------------------------------------------------- */
 typedef struct bw_grid {
-    int size, rank;                       /* world */
+    int size, rank; /* world */
     int nprow, npcol, myrow, mycol;
     int replicas, replica;
     int node_size, node_rank, nodes, node;
-    int context;                          /* BLACS context of this replica's grid */
-    struct bw_comms *comms;               /* private to par/ and io/h5: see src/par/comms.h */
+    int context;            /* BLACS context of this replica's grid */
+    struct bw_comms *comms; /* private to par/ and io/h5: see src/par/comms.h */
 } bw_grid;
 
-int bw_par_start(int *argc, char ***argv);  /* MPI_THREAD_FUNNELED; BW_SYSTEM */
-void bw_par_finish(void);                   /* after a failure all ranks agreed on, too */
+int bw_par_start(int *argc, char ***argv); /* MPI_THREAD_FUNNELED; BW_SYSTEM */
+void bw_par_finish(void);                  /* after a failure all ranks agreed on, too */
 int bw_par_rank(void);
 int bw_par_size(void);
-int bw_par_local_size(void);                /* ranks on this node */
-const char *bw_par_version(void);           /* MPI library; callable without bw_par_start */
+int bw_par_local_size(void);      /* ranks on this node. Collective on world; 1 before bw_par_start */
+const char *bw_par_version(void); /* MPI library; callable without bw_par_start */
 /* shape "auto" (nearest to square) or "PxQ"; replicas 0: as many as fit. BW_USAGE names what would fit.
  * ranks_per_node > 0 pretends nodes of that many ranks. Collective on world. */
 int bw_grid_create(bw_grid **out, const char *shape, int replicas, int ranks_per_node);
-void bw_grid_destroy(bw_grid **grid);
+void bw_grid_destroy(bw_grid **grid); /* Collective on world; after everything that was made from the grid */
 
 /* Every rank brings its status; all get the same: BW_OK when all did, else that of the failing rank with the largest
  * status (lowest rank among equals), and bw_error() on every rank is that rank's message. Collective on world.
  * Rule: no early return between two collectives; agree at each phase border. */
 int bw_agree(const bw_grid *grid, int status);
+/* The small exchanges below: collective on world; BW_SYSTEM where MPI fails. */
 int bw_barrier(const bw_grid *grid);
-int bw_broadcast(const bw_grid *grid, void *bytes, int64_t count);                     /* from world rank 0 */
-int bw_sum_ints(const bw_grid *grid, int64_t *values, int count);                      /* exact, so order cannot matter */
+int bw_broadcast(const bw_grid *grid, void *bytes, int64_t count); /* from world rank 0 */
+int bw_sum_ints(const bw_grid *grid, int64_t *values, int count);  /* exact, so order cannot matter */
 int bw_max_ints(const bw_grid *grid, int64_t *values, int count);
 int bw_min_max(const bw_grid *grid, double value, double *min, double *max);
-/* Rank 0 gets every rank's bytes, concatenated in rank order; offsets[size+1]. Elsewhere *all is NULL. bw_free *all. */
+/* Rank 0 gets every rank's bytes, concatenated in rank order; offsets[size+1], written on rank 0 only. Elsewhere *all is NULL. bw_free *all. */
 int bw_collect(const bw_grid *grid, const void *mine, int64_t count, char **all, int64_t *offsets);
-bool bw_grid_stop_requested(void);   /* SIGUSR1 or SIGTERM arrived; one more SIGTERM over a second later leaves at once (128 + 15). Local */
-void bw_grid_catch_signals(void);    /* first thing in main() */
+bool bw_grid_stop_requested(void); /* SIGUSR1 or SIGTERM arrived; one more SIGTERM over a second later leaves at once (128 + 15). Local */
+void bw_grid_catch_signals(void);  /* first thing in main() */
 
-/* Memory shared by the ranks of a node, zeroed; collective on the node. */
-typedef struct bw_shared { void *base; int64_t bytes; void *window; } bw_shared;
+/* Memory shared by the ranks of a node, zeroed; collective on the node, which agrees: BW_SYSTEM on all its ranks or on none. */
+typedef struct bw_shared {
+    void *base;
+    int64_t bytes;
+    void *window;
+} bw_shared;
 int bw_shared_create(const bw_grid *grid, bw_shared *shared, int64_t bytes, const char *purpose);
 void bw_shared_free(const bw_grid *grid, bw_shared *shared);
 int bw_node_sync(const bw_grid *grid); /* barrier and memory fence of the node */
@@ -65,14 +73,15 @@ typedef struct bw_matrix {
     int64_t rows, cols, ld; /* local piece, column-major as ScaLAPACK wants it, ld = max(1, rows) */
     void *data;
 } bw_matrix;
-int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose); /* zeroed; Local */
+/* Zeroed. Local. */
+int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose);
 void bw_matrix_free(bw_matrix *matrix);
 /* Visit the local blocks: callback gets global (i, j), extent, and the address of the block's first entry. */
 typedef int (*bw_block_visitor)(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block);
 int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context);
 /* Fill from / copy to a dense row-major fp32 array that every rank holds whole. Local. */
 void bw_matrix_from_dense(bw_matrix *matrix, const float *dense, int64_t ld);
-void bw_matrix_add_to_dense(const bw_matrix *matrix, float *dense, int64_t ld); /* only own entries are written (=) */
+void bw_matrix_to_dense(const bw_matrix *matrix, float *dense, int64_t ld); /* only own entries are written */
 
 /* ---- gather: pieces -> dense fp32 in node-shared memory ---------------------------------------------------------- */
 typedef struct bw_gather_item {
@@ -98,22 +107,22 @@ typedef struct bw_reduce bw_reduce;
 /* `tensors` of sizes[] entries; bucket_of[tensor] in 0..buckets-1, tensors of a bucket adjacent. Entry value = integer * 2^-exponent. */
 int bw_reduce_create(bw_reduce **out, const bw_grid *grid, int tensors, const int64_t *sizes, const int *bucket_of, int buckets);
 void bw_reduce_destroy(bw_reduce **reduce);
-void bw_reduce_exponents(bw_reduce *reduce, int *exponents, bool set); /* get or set all: kept in the checkpoint */
-void bw_reduce_begin(bw_reduce *reduce);                                /* zero the sums */
+void bw_reduce_exponents(bw_reduce *reduce, int *exponents, bool set);    /* get or set all: kept in the checkpoint */
+void bw_reduce_begin(bw_reduce *reduce);                                  /* zero the sums */
 void bw_reduce_add(bw_reduce *reduce, int tensor, const float *gradient); /* one micro-batch; rounds to nearest even; notes overflow, NaN, Inf */
-int bw_reduce_launch(bw_reduce *reduce, int bucket);  /* non-blocking sum over world; each bucket once per step, same order everywhere */
-int bw_reduce_finish(bw_reduce *reduce);              /* wait for all buckets */
+int bw_reduce_launch(bw_reduce *reduce, int bucket); /* non-blocking sum over world; each bucket once per step, same order everywhere */
+int bw_reduce_finish(bw_reduce *reduce);             /* wait for all buckets */
 /* Since begin: before finish() what this rank saw, after it the same on every rank. For each tensor the largest magnitudes of all
  * micro-batches must add up to less than 2^62 units, which no distribution over ranks can change. */
 bool bw_reduce_overflowed(const bw_reduce *reduce);
-bool bw_reduce_nonfinite(const bw_reduce *reduce);    /* this rank saw NaN or Inf since begin; the trainer agrees on it */
+bool bw_reduce_nonfinite(const bw_reduce *reduce); /* this rank saw NaN or Inf since begin; the trainer agrees on it */
 const int64_t *bw_reduce_sum(const bw_reduce *reduce, int tensor);
-double bw_reduce_norm(const bw_reduce *reduce);       /* 2-norm of all tensors, fixed order; same bits on every rank */
-void bw_reduce_advance(bw_reduce *reduce);            /* next step's exponents from this step's exact maxima, headroom 2^20 */
-void bw_reduce_widen(bw_reduce *reduce);              /* after an overflow: 20 bits more headroom, then do the step again */
+double bw_reduce_norm(const bw_reduce *reduce); /* 2-norm of all tensors, fixed order; same bits on every rank */
+void bw_reduce_advance(bw_reduce *reduce);      /* next step's exponents from this step's exact maxima, headroom 2^20 */
+void bw_reduce_widen(bw_reduce *reduce);        /* after an overflow: 20 bits more headroom, then do the step again */
 
 /* ---- scalapack: the only caller of BLACS and ScaLAPACK. F64 pieces; collective on the grid ------------------------ */
-int bw_blacs_open(bw_grid *grid);   /* called by bw_grid_create */
+int bw_blacs_open(bw_grid *grid); /* called by bw_grid_create */
 void bw_blacs_close(bw_grid *grid);
 /* C = alpha * op(A) op(B) + beta * C */
 int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, const bw_matrix *a, const bw_matrix *b, double beta, bw_matrix *c);
@@ -123,7 +132,7 @@ int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, cons
 int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank);
 /* Copy between layouts, types alike (p?gemr2d). */
 int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to);
-double bw_pnorm(const bw_grid *grid, const bw_matrix *a);                          /* Frobenius */
+double bw_pnorm(const bw_grid *grid, const bw_matrix *a); /* Frobenius; NaN where MPI fails */
 /* Eigenpairs of a small symmetric matrix held whole by every rank, ascending: LAPACK dsyev, local. v column-major. */
 int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values);
 const char *bw_scalapack_version(void);

@@ -154,7 +154,7 @@ static int copy_block(void *context, const bw_matrix *matrix, int64_t i, int64_t
     return BW_OK;
 }
 
-void bw_matrix_add_to_dense(const bw_matrix *matrix, float *dense, int64_t ld)
+void bw_matrix_to_dense(const bw_matrix *matrix, float *dense, int64_t ld)
 {
     dense_view view = {dense, ld};
     bw_matrix_visit(matrix, copy_block, &view);

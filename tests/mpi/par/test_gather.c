@@ -163,7 +163,7 @@ static void a_dense_matrix_survives_the_way_through_pieces(const bw_grid *grid)
             back[i] = 1000;
         }
         bw_matrix_from_dense(&matrix, dense, ld);
-        bw_matrix_add_to_dense(&matrix, back, ld);
+        bw_matrix_to_dense(&matrix, back, ld);
         for (int64_t i = 0; i < shapes[s].m * ld; i++) {
             owned += back[i] != 1000;
             CHECK(back[i] == 1000 || back[i] == dense[i]);
@@ -200,7 +200,7 @@ static void halves_round_to_nearest_even(const bw_grid *grid)
             float out = -1, expected = type == BW_PIECE_F16 ? cases[i].f16 : cases[i].bf16;
             CHECK_OK(bw_matrix_create(&matrix, grid, (bw_piece_type)type, 1, 1, 1, 1, "test"));
             bw_matrix_from_dense(&matrix, &cases[i].in, 1);
-            bw_matrix_add_to_dense(&matrix, &out, 1);
+            bw_matrix_to_dense(&matrix, &out, 1);
             CHECK(out == (matrix.rows * matrix.cols == 1 ? expected : -1));
             bw_matrix_free(&matrix);
         }

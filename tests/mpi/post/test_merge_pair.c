@@ -110,7 +110,7 @@ static void whole(const bw_grid *grid, const bw_matrix *matrix, double *out)
     for (int replica = 0; replica < grid->replicas; ++replica) {
         memset(bits, 0, sizeof bits);
         memset(dense, 0, sizeof dense);
-        bw_matrix_add_to_dense(matrix, dense, matrix->layout.n);
+        bw_matrix_to_dense(matrix, dense, matrix->layout.n);
         for (int64_t i = 0; i < count && grid->replica == replica; ++i)
             memcpy(&bits[i], &dense[i], sizeof(float));
         CHECK_OK(bw_sum_ints(grid, bits, (int)count));
