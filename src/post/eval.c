@@ -162,7 +162,7 @@ static int add_figures(const eval *e, bw_text *out)
     BW_TRY(add_percent(out, "FA", task->correct, task->count));
     BW_TRY(add_percent(out, "task_refusal_rate", task->refused, task->count));
     BW_TRY(bw_text_addf(out, "  \"n_task\": %lld,\n", (long long)task->count));
-    if (e->config->perplexity)
+    if (e->config->perplexity && e->perplexity_tokens > 0)
         return bw_text_addf(out, "  \"perplexity\": %.8g,\n  \"perplexity_tokens\": %lld,\n", e->perplexity, (long long)e->perplexity_tokens);
     return bw_text_addf(out, "  \"perplexity\": null,\n");
 }
@@ -231,7 +231,7 @@ static void announce(const eval *e)
                 (long long)harmful->count);
     if (task->count)
         bw_info("eval: FA %.1f (%s, n %lld)", 100.0 * (double)task->correct / (double)task->count, task->metric, (long long)task->count);
-    if (e->config->perplexity)
+    if (e->config->perplexity && e->perplexity_tokens > 0)
         bw_info("eval: perplexity %.4f over %lld tokens", e->perplexity, (long long)e->perplexity_tokens);
     bw_info("eval: %s (%.1f s)", e->config->output, e->seconds);
 }
