@@ -132,13 +132,14 @@ static int read_command_line(const command *command, bw_config *config, bw_pipel
 
 static int run_command(const command *command, const bw_config *config, const bw_pipeline *pipeline, int argc, char **argv)
 {
-    int rank = 0;
+    int rank = launched_rank();
     if (command->needs_mpi) {
         int status = bw_par_start(&argc, &argv);
         if (status != BW_OK)
-            return report(status, launched_rank());
+            return report(status, rank);
         rank = bw_par_rank();
-    }
+    } else if (rank != 0)
+        return BW_OK; /* one is enough where nothing is shared out, and a message is said once */
     bw_log_rank(rank);
     bw_log_quiet(config->quiet);
     int status = report(command->run_pipeline ? command->run_pipeline(pipeline) : command->run(config), rank);
