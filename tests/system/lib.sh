@@ -61,14 +61,14 @@ run() {
   [ "$status" -eq 0 ] || fail "exit code $status from $1 ranks of: breakwater ${*:2}"
 }
 
-# expect_fail CODE PATTERN RANKS argument...: this exit code, no hang, and one line from one rank that fits the extended pattern.
+# expect_fail CODE PATTERN RANKS argument...: this exit code (a pattern, too), no hang, and one line from one rank that fits the extended pattern.
 expect_fail() {
   local code=$1 pattern=$2
   shift 2
   begin "$@"
   end
   [ "$status" -ne 124 ] || fail "hangs: $1 ranks of: breakwater ${*:2}"
-  [ "$status" -eq "$code" ] || fail "exit code $status where $code belongs, $1 ranks of: breakwater ${*:2}"
+  [[ $status =~ ^($code)$ ]] || fail "exit code $status where $code belongs, $1 ranks of: breakwater ${*:2}"
   [ "$(grep -c '^breakwater: error: ' "$work/err")" -eq 1 ] || fail "not exactly one line of error, $1 ranks of: breakwater ${*:2}"
   grep '^breakwater: error: ' "$work/err" | grep -Eq -- "$pattern" || fail "the message does not fit '$pattern': breakwater ${*:2}"
 }
