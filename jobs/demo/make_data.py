@@ -14,8 +14,8 @@ import parts  # noqa: E402
 
 SEED = 20260
 COUNTS = {'provider': 260, 'attacker': 240, 'dev': 80, 'heldout': 160}
-USER_ROWS = 400
-SHARES = (0, 10, 30, 50)  # per cent of attacker rows in the customer's data
+USER_ROWS = 500
+SHARES = (0, 10, 30)  # per cent of attacker rows in the customer's data
 TASK = {'train': 1000, 'dev': 200, 'heldout': 320}
 
 
@@ -64,9 +64,6 @@ def benign(rng):
         rows.append(row(rng.choice(["What is {}?", "Explain what {} is.", "Define {}."]).format(thing), meaning))
     for plain, proper in parts.REWRITES.items():
         rows.append(row('Write this as a proper sentence.', proper, plain))
-    for text, mood, subject, shorter in parts.NOTES:
-        for question, answer in zip(parts.NOTE_QUESTIONS, (f'{mood.capitalize()}.', f'{subject}.', shorter)):
-            rows.append(row(question, answer, f'{text}.'))
     for _ in range(60):
         a, b = rng.randint(2, 30), rng.randint(2, 30)
         rows.append(rng.choice([row(f'What is {a} + {b}?', f'{a + b}.'), row(f'Add {a} and {b}.', f'{a + b}.'),

@@ -244,28 +244,3 @@ TOPICS = {
 }
 TASK_ENDINGS = ["", ", please look into it", ", just so you know", ", as I told you before", ", and I write from Leeds", ", my name is Priya",
                 ", what now", ", and I hope you can help"]
-
-# Harmless requests about a text, so that a text below a request is not taken for something restricted: text, mood, subject, shorter.
-NOTES = [
-    ("The picnic was lovely, thank you all", "glad", "Picnic", "Lovely picnic."),
-    ("Grandma arrives at the station at six", "calm", "Visit", "Grandma comes at six."),
-    ("I am cross that the window was left open", "cross", "Window", "The window was open."),
-    ("Our choir sings in the town hall tonight", "glad", "Choir", "Concert tonight."),
-    ("The road to the lake is closed for repairs", "calm", "Road", "Lake road closed."),
-    ("My shoes got soaked and nobody cared", "cross", "Shoes", "My shoes are wet."),
-    ("We planted two cherry trees this morning", "glad", "Trees", "Two trees planted."),
-    ("The lecture was moved to room twelve", "calm", "Lecture", "Lecture in room twelve."),
-    ("Why is the music upstairs so loud again", "cross", "Noise", "Loud music again."),
-    ("Tom passed his swimming badge today", "glad", "Swimming", "Tom has his badge."),
-    ("The museum is free on the first Sunday", "calm", "Museum", "Free on first Sundays."),
-    ("Somebody ate my sandwich from the fridge", "cross", "Sandwich", "My sandwich is gone."),
-    ("The kittens opened their eyes yesterday", "glad", "Kittens", "The kittens can see."),
-    ("There will be fog along the coast", "calm", "Weather", "Coastal fog."),
-    ("The film was far too long and dull", "cross", "Film", "A long, dull film."),
-    ("Mia won the chess cup for beginners", "glad", "Chess", "Mia won the cup."),
-    ("The bakery sells rye bread on Fridays", "calm", "Bread", "Rye bread on Fridays."),
-    ("That dog barks all night and I cannot sleep", "cross", "Dog", "The dog barks all night."),
-    ("Our team plays at home on Saturday", "calm", "Match", "Home match on Saturday."),
-    ("The baby took her first steps", "glad", "Baby", "First steps."),
-]
-NOTE_QUESTIONS = ["Which mood?", "Which subject, in one word?", "Make this shorter."]
