@@ -64,8 +64,11 @@ typedef struct bw_rows {
     bw_row *rows;
     int64_t count;
     bw_hash fingerprint; /* of the file's bytes */
+    int64_t dropped;     /* rows left out: not JSON, wrong keys, not UTF-8 */
 } bw_rows;
-int bw_rows_load(bw_rows *rows, const char *path, bool need_output);
+/* Every row of the file, in order. A row that is not JSON, not UTF-8 or has wrong keys: BW_DATA with its line; with `drop` it is
+ * left out, counted and named in a warning, and only a file without one usable row fails. Local. */
+int bw_rows_load(bw_rows *rows, const char *path, bool need_output, bool drop);
 void bw_rows_free(bw_rows *rows);
 /* The prompt of a row, earlier turns included; `path` is for the message when the template has no place for them. */
 int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out);
@@ -74,7 +77,7 @@ typedef struct bw_dataset {
     int64_t token_count;
     bw_sample *samples;
     int64_t count;
-    int64_t dropped;        /* no answer token left after truncation */
+    int64_t dropped;        /* rows left out: no answer token left after truncation, not JSON, wrong keys, not UTF-8 */
     int64_t merged_borders; /* rows where BPE merges over the border of prompt and answer */
     int64_t answer_tokens;
     bw_hash fingerprint; /* of the files' bytes, in order, with template and max_length */

@@ -69,7 +69,7 @@ static int open_file(bw_subject *subject)
         return bw_safetensors_open(&subject->tensors, path);
     }
     subject->kind = "data file";
-    return bw_rows_load(&subject->rows, path, false);
+    return bw_rows_load(&subject->rows, path, false, false);
 }
 
 int bw_subject_open(bw_subject *subject, const char *path)

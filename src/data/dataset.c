@@ -91,9 +91,9 @@ static int warn_dropped(const builder *in, const char *path, const char *unit)
         return BW_OK;
     bw_text names = {0};
     for (int64_t i = 0; i < in->dropped && i < NAMED_ROWS; i++)
-        BW_TRY(bw_text_addf(&names, "%s%d", i ? ", " : "", in->named[i]));
+        (void)bw_text_addf(&names, "%s%d", i ? ", " : "", in->named[i]); /* a warning may be short of names, not leak them */
     bw_warn("%s: %lld rows have no token of the answer left within max_length %lld and are left out: %s %s%s", path, (long long)in->dropped,
-            (long long)in->max_length, unit, names.data, in->dropped > NAMED_ROWS ? ", ..." : "");
+            (long long)in->max_length, unit, names.data ? names.data : "?", in->dropped > NAMED_ROWS ? ", ..." : "");
     bw_text_free(&names);
     return BW_OK;
 }
@@ -101,14 +101,14 @@ static int warn_dropped(const builder *in, const char *path, const char *unit)
 static int add_file(builder *in, const char *path)
 {
     bw_rows rows;
-    BW_TRY(bw_rows_load(&rows, path, true));
+    BW_TRY(bw_rows_load(&rows, path, true, in->drop));
     int status = BW_OK;
     in->dropped = 0;
     for (int64_t i = 0; i < rows.count && status == BW_OK; i++)
         status = add_row(in, &rows.rows[i], path);
     if (status == BW_OK)
         status = warn_dropped(in, path, rows.rows[0].unit);
-    in->dataset->dropped += in->dropped;
+    in->dataset->dropped += in->dropped + rows.dropped;
     in->dataset->fingerprint = bw_hash_join(in->dataset->fingerprint, rows.fingerprint);
     bw_rows_free(&rows);
     return status;

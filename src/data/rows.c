@@ -9,10 +9,13 @@ typedef struct reader {
     const char *path;
     const char *unit; /* what rows are counted in: "line" or "element" */
     int64_t row;      /* the one being read, from 1 */
-    bool need_output;
+    bool need_output, drop;
     bw_rows *rows;
     int64_t capacity;
+    char first[512]; /* what was wrong with the first row that was left out */
 } reader;
+
+enum { NAMED_ROWS = 3 }; /* bad rows that get a line of their own; the rest is counted */
 
 static const char *const KIND_NAMES[] = {
     [BW_JSON_NULL] = "null",       [BW_JSON_BOOL] = "a boolean", [BW_JSON_INT] = "a number",     [BW_JSON_REAL] = "a number",
@@ -164,15 +167,59 @@ static int read_row(reader *in, const bw_json *object)
     return messages ? read_messages(in, messages, row) : read_instruction(in, object, row);
 }
 
+static void free_row(bw_row *row)
+{
+    for (int64_t i = 0; i < row->turn_count; i++)
+        bw_free(row->turns[i].text);
+    bw_free(row->turns);
+    bw_free(row->instruction);
+    bw_free(row->input);
+    bw_free(row->output);
+}
+
+/* A row that cannot be used stops the reading, or is left out, named and counted. */
+static int judge_row(reader *in, int64_t before, int status)
+{
+    if (status != BW_DATA || !in->drop)
+        return status;
+    while (in->rows->count > before)
+        free_row(&in->rows->rows[--in->rows->count]);
+    if (in->rows->dropped == 0)
+        snprintf(in->first, sizeof in->first, "%s", bw_error());
+    if (in->rows->dropped++ < NAMED_ROWS)
+        bw_warn("%s (the row is left out)", bw_error());
+    bw_error_clear();
+    return BW_OK;
+}
+
+/* first_line: of these bytes in the file. */
+static int check_utf8(const char *path, const char *bytes, size_t length, int64_t first_line)
+{
+    size_t good = bw_utf8_check((const uint8_t *)bytes, length);
+    if (good == length)
+        return BW_OK;
+    int64_t line = first_line;
+    size_t start = 0; /* of that line */
+    for (size_t i = 0; i < good; i++)
+        if (bytes[i] == '\n') {
+            line++;
+            start = i + 1;
+        }
+    return bw_fail(BW_DATA, "%s: line %lld: not UTF-8: byte 0x%02X at offset %zu of the line; save the file as UTF-8", path, (long long)line,
+                   (uint8_t)bytes[good], good - start);
+}
+
 static int read_array(reader *in, const char *bytes, size_t length)
 {
     bw_json *root = NULL;
+    BW_TRY(check_utf8(in->path, bytes, length, 1));
     BW_TRY(bw_json_parse(&root, bytes, length, in->path));
     int status = BW_OK;
     in->unit = "element";
     for (int64_t i = 0; i < bw_json_size(root) && status == BW_OK; i++) {
         in->row = i + 1;
-        status = read_row(in, bw_json_at(root, i));
+        int64_t before = in->rows->count;
+        status = judge_row(in, before, read_row(in, bw_json_at(root, i)));
     }
     bw_json_free(root);
     return status;
@@ -191,6 +238,7 @@ static int read_line(reader *in, const char *line, size_t length)
     bw_text where = {0};
     bw_json *root = NULL;
     int status;
+    BW_GO(check_utf8(in->path, line, length, in->row));
     BW_GO(bw_text_addf(&where, "%s: line %lld: in the row", in->path, (long long)in->row));
     BW_GO(bw_json_parse(&root, line, length, where.data));
     BW_GO(read_row(in, root));
@@ -207,19 +255,12 @@ static int read_lines(reader *in, const char *bytes, size_t length)
         const char *end = memchr(bytes + at, '\n', length - at);
         size_t size = end ? (size_t)(end - bytes) - at : length - at;
         in->row++;
+        int64_t before = in->rows->count;
         if (!blank(bytes + at, size))
-            BW_TRY(read_line(in, bytes + at, size));
+            BW_TRY(judge_row(in, before, read_line(in, bytes + at, size)));
         at += size + 1;
     }
     return BW_OK;
-}
-
-static int64_t line_of(const char *bytes, size_t at)
-{
-    int64_t line = 1;
-    for (size_t i = 0; i < at; i++)
-        line += bytes[i] == '\n';
-    return line;
 }
 
 static int check_bytes(const char *path, const char *bytes, size_t length)
@@ -228,10 +269,6 @@ static int check_bytes(const char *path, const char *bytes, size_t length)
         return bw_fail(BW_DATA, "%s: the file is empty; expected a JSON array of rows, or one JSON object a line", path);
     if (length >= 3 && memcmp(bytes, "\xEF\xBB\xBF", 3) == 0)
         return bw_fail(BW_DATA, "%s: line 1: the file begins with a byte order mark (EF BB BF); save it as UTF-8 without one", path);
-    size_t good = bw_utf8_check((const uint8_t *)bytes, length);
-    if (good < length)
-        return bw_fail(BW_DATA, "%s: line %lld: not UTF-8: byte 0x%02X at offset %zu; save the file as UTF-8", path, (long long)line_of(bytes, good),
-                       (uint8_t)bytes[good], good);
     return BW_OK;
 }
 
@@ -240,15 +277,19 @@ static int read_bytes(reader *in, const char *bytes, size_t length)
     BW_TRY(check_bytes(in->path, bytes, length));
     size_t first = strspn(bytes, " \t\r\n"); /* a byte that is not blank is there: strspn stops before the end */
     BW_TRY(bytes[first] == '[' ? read_array(in, bytes, length) : read_lines(in, bytes, length));
+    if (in->rows->count == 0 && in->rows->dropped > 0)
+        return bw_fail(BW_DATA, "%s: none of its %lld rows can be used; the first: %s", in->path, (long long)in->rows->dropped, in->first);
+    if (in->rows->dropped > 0)
+        bw_warn("%s: %lld rows cannot be used and are left out", in->path, (long long)in->rows->dropped);
     if (in->rows->count == 0)
         return bw_fail(BW_DATA, "%s: the array has no elements; expected rows of {\"instruction\", \"input\"?, \"output\"}", in->path);
     return BW_OK;
 }
 
-int bw_rows_load(bw_rows *rows, const char *path, bool need_output)
+int bw_rows_load(bw_rows *rows, const char *path, bool need_output, bool drop)
 {
     *rows = (bw_rows){0};
-    reader in = {.path = path, .need_output = need_output, .rows = rows};
+    reader in = {.path = path, .need_output = need_output, .drop = drop, .rows = rows};
     bw_map map;
     BW_TRY(bw_map_open(&map, path));
     int status = read_bytes(&in, (const char *)map.data, map.size);
@@ -257,16 +298,6 @@ int bw_rows_load(bw_rows *rows, const char *path, bool need_output)
     if (status != BW_OK)
         bw_rows_free(rows);
     return status;
-}
-
-static void free_row(bw_row *row)
-{
-    for (int64_t i = 0; i < row->turn_count; i++)
-        bw_free(row->turns[i].text);
-    bw_free(row->turns);
-    bw_free(row->instruction);
-    bw_free(row->input);
-    bw_free(row->output);
 }
 
 void bw_rows_free(bw_rows *rows)

@@ -47,7 +47,7 @@ static int load_set(const eval *e, bw_answer_set *set)
 {
     if (!set->path)
         return BW_OK;
-    BW_TRY(bw_rows_load(&set->rows, set->path, set->metric != NULL));
+    BW_TRY(bw_rows_load(&set->rows, set->path, set->metric != NULL, false));
     int64_t limit = e->config->limit;
     set->count = limit > 0 && limit < set->rows.count ? limit : set->rows.count;
     return BW_OK;

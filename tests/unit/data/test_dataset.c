@@ -19,8 +19,8 @@ static void array_and_lines_give_the_same_rows(void **state)
     const char *b = write_file(
         "b.jsonl",
         "{\"instruction\":\"i\\n\u00e9\",\"input\":null,\"output\":\"o\"}\r\n\n  \n{\"instruction\":\"j\",\"input\":\"k\",\"output\":\"\"}");
-    assert_int_equal(bw_rows_load(&array, a, true), BW_OK);
-    assert_int_equal(bw_rows_load(&lines, b, true), BW_OK);
+    assert_int_equal(bw_rows_load(&array, a, true, false), BW_OK);
+    assert_int_equal(bw_rows_load(&lines, b, true, false), BW_OK);
     assert_int_equal(array.count, 2);
     assert_int_equal(lines.count, 2);
     check_row(&array.rows[0], "i\n\u00e9", "", "o", 1);
@@ -40,7 +40,7 @@ static void messages_become_prompt_and_answer(void **state)
                                              "{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"U\"},"
                                              "{\"role\":\"assistant\",\"content\":\"A\"},{\"role\":\"user\",\"content\":\"V\"},"
                                              "{\"role\":\"assistant\",\"content\":\"B\"}]}\n");
-    assert_int_equal(bw_rows_load(&rows, path, true), BW_OK);
+    assert_int_equal(bw_rows_load(&rows, path, true, false), BW_OK);
     check_row(&rows.rows[0], "U", "", "A", 1);
     check_row(&rows.rows[1], "V", "", "B", 2);
     assert_null(rows.rows[0].turns);
@@ -61,7 +61,7 @@ static void prompts_alone_need_no_output(void **state)
     (void)state;
     const char *path = write_file("p.jsonl", "{\"instruction\":\"i\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"U\"}]}\n"
                                              "{\"messages\":[{\"role\":\"user\",\"content\":\"U\"},{\"role\":\"assistant\",\"content\":\"A\"}]}\n");
-    assert_int_equal(bw_rows_load(&rows, path, false), BW_OK);
+    assert_int_equal(bw_rows_load(&rows, path, false, false), BW_OK);
     assert_null(rows.rows[0].output);
     assert_null(rows.rows[1].output);
     assert_string_equal(rows.rows[2].output, "A");
@@ -117,7 +117,7 @@ static void every_bad_file_is_refused_by_line(void **state)
     for (size_t i = 0; i < sizeof BAD_FILES / sizeof BAD_FILES[0]; i++) {
         bw_rows rows;
         const char *path = write_file("bad", BAD_FILES[i].content);
-        int status = bw_rows_load(&rows, path, true);
+        int status = bw_rows_load(&rows, path, true, false);
         path_count--; /* the next one takes its place */
         assert_int_equal(status, BAD_FILES[i].message ? BW_DATA : BW_OK);
         if (status != BW_OK && (!strstr(bw_error(), BAD_FILES[i].message) || !strstr(bw_error(), path)))
@@ -128,11 +128,28 @@ static void every_bad_file_is_refused_by_line(void **state)
     path_count++;
 }
 
+static void bad_rows_are_left_out_and_counted_where_asked(void **state)
+{
+    (void)state;
+    static const char content[] = "{\"instruction\":\"a\",\"output\":\"b\"}\nnot JSON\n{\"instruction\":\"\xff\",\"output\":\"b\"}\n"
+                                  "{\"question\":\"a\"}\n{\"instruction\":\"c\",\"output\":\"d\"}\n";
+    bw_rows rows;
+    assert_int_equal(bw_rows_load(&rows, write_file("some-bad", content), true, true), BW_OK);
+    assert_int_equal(rows.count, 2);
+    assert_int_equal(rows.dropped, 3);
+    assert_int_equal(rows.rows[1].row, 5); /* lines keep their numbers */
+    assert_string_equal(rows.rows[1].instruction, "c");
+    bw_rows_free(&rows);
+    assert_int_equal(bw_rows_load(&rows, write_file("all-bad", "1\n2\n"), true, true), BW_DATA);
+    assert_non_null(strstr(bw_error(), "none of its 2 rows can be used; the first: "));
+    bw_error_clear();
+}
+
 static void a_missing_file_is_no_input(void **state)
 {
     bw_rows rows;
     (void)state;
-    assert_int_equal(bw_rows_load(&rows, "/nonexistent/rows.jsonl", true), BW_NOINPUT);
+    assert_int_equal(bw_rows_load(&rows, "/nonexistent/rows.jsonl", true, false), BW_NOINPUT);
     bw_error_clear();
 }
 
@@ -277,6 +294,7 @@ int main(void)
         TEST(messages_become_prompt_and_answer),
         TEST(prompts_alone_need_no_output),
         TEST(every_bad_file_is_refused_by_line),
+        TEST(bad_rows_are_left_out_and_counted_where_asked),
         TEST(a_missing_file_is_no_input),
         TEST(a_sample_is_prompt_answer_and_end),
         TEST(truncation_drops_or_refuses_rows_without_an_answer),
