@@ -384,18 +384,18 @@ static int read_file(const bw_grid *grid, bw_state *state, const char *path, boo
 {
     transfer t = {.grid = grid, .state = state, .path = path};
     int64_t other = 0;
-    int status;
+    int status, content;
     BW_GO(bw_agree(grid, transfer_create(&t)));
-    status = bw_h5_open(&t.h5, grid, path);
-    if (status == BW_OK) {
-        status = read_content(&t, foreign);
+    content = bw_h5_open(&t.h5, grid, path);
+    if (content == BW_OK) {
+        content = read_content(&t, foreign);
         int closed = bw_h5_close(&t.h5);
-        status = status == BW_OK ? closed : status;
+        content = content == BW_OK ? closed : content;
     }
     other = *foreign; /* seen by one replica, it ends the search of all */
     BW_GO(bw_max_ints(grid, &other, 1));
     *foreign = other != 0;
-    BW_GO(bw_agree(grid, status));
+    BW_GO(bw_agree(grid, content));
     status = bw_agree(grid, for_each_pair(state, check_pair, &t));
 done:
     transfer_free(&t);
