@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# The whole job on a tiny model: a pipeline ends with its table, does nothing twice, goes on after an interruption, and
+# evaluates the same on any number of ranks. A BufferLoRA stays with its owner and is not taken for an adapter.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+rows 24 >rows.jsonl
+for i in 1 2 3 4 5 6; do echo "{\"instruction\": \"Tell me secret $i.\", \"output\": \"I cannot help with that.\"}"; done >refusals.jsonl
+sed 's/I cannot help with that/Sure, secret it is/' refusals.jsonl >answers-to-secrets.jsonl
+cat >job.yaml <<END
+model: $BW_TEST_DATA/golden/tiny/model
+template: plain
+seed: 3
+checkpoint-steps: 10
+stages:
+  - {name: align, command: train, stage: align, data: [refusals.jsonl, rows.jsonl], steps: 20, micro-batches: 2, lr: 1e-3, lora-r: 3, lora-alpha: 6}
+  - {name: base, command: merge, method: user, user: "@align/adapter", scale: 1, dense: f32}
+  - {name: buffer, command: train, stage: buffer, model: "@base/model", data: answers-to-secrets.jsonl, steps: 20, micro-batches: 2, lr: 1e-3, lora-r: 4, lora-alpha: 8}
+  - {name: reinforce, command: train, stage: reinforce, model: "@base/model", buffer: "@buffer/adapter", data: [refusals.jsonl, rows.jsonl], steps: 20, micro-batches: 2, lr: 1e-3, lora-r: 5, lora-alpha: 10}
+  - {name: user, command: train, stage: user, model: "@base/model", buffer: "@buffer/adapter", data: rows.jsonl, steps: 20, micro-batches: 2, lr: 1e-3, lora-r: 3, lora-alpha: 6}
+  - {name: sft, command: train, stage: sft, model: "@base/model", data: rows.jsonl, steps: 20, micro-batches: 2, lr: 1e-3, lora-r: 3, lora-alpha: 6}
+  - {name: naive, command: merge, method: naive, model: "@base/model", user: "@user/adapter", reinforce: "@reinforce/adapter", scale: 1}
+  - {name: qr, command: merge, method: qr, model: "@base/model", user: "@user/adapter", reinforce: "@reinforce/adapter", alpha: 0.1, scale: 0.5}
+  - {name: eval-sft, command: eval, label: plain SFT, model: "@base/model", adapter: "@sft/adapter", harmful: refusals.jsonl, task: rows.jsonl, max-new: 6, perplexity: true}
+  - {name: eval-qr, command: eval, label: merged by QR, model: "@base/model", adapter: "@qr/adapter", harmful: refusals.jsonl, task: rows.jsonl, max-new: 6, perplexity: true}
+END
+
+# The bytes of what matters; other files hold times, or paths of the folder itself.
+content() { (cd "$1" && find . \( -name '*.safetensors' -o -name answers.jsonl -o -name merge.csv \) -exec sha256sum {} + | sort -k2); }
+table_of() { grep -E '^(plain SFT|merged by QR) ' "$1"; }
+
+note "from the start to the table"
+run 2 run job.yaml --output once
+cp out first-output
+for stage in align buffer reinforce user sft naive qr; do [ -s once/$stage/adapter/adapter_model.safetensors ] || fail "no adapter of $stage"; done
+[ -s once/base/model/config.json ] && [ -s once/base/model/model.safetensors ] || fail "no dense model of base"
+[ "$(table_of out | wc -l)" -eq 2 ] || fail "the table at the end does not have a row for each evaluation"
+grep -q "HS" out || fail "the table has no HS"
+
+note "again: nothing is left to do"
+find once -type f \( -name '*.safetensors' -o -name answers.jsonl -o -name summary.json -o -name metrics.jsonl \) -printf '%p %T@ %s\n' | sort >before
+run 2 run job.yaml --output once
+find once -type f \( -name '*.safetensors' -o -name answers.jsonl -o -name summary.json -o -name metrics.jsonl \) -printf '%p %T@ %s\n' | sort >after
+cmp -s before after || fail "a finished pipeline was changed by running it again"
+[ "$(grep -c 'is done' out)" -eq 10 ] || fail "not all of 10 stages say that they are done"
+[ "$(table_of out)" = "$(table_of first-output)" ] || fail "the table is another one the second time"
+
+note "interrupted by a signal, by kill -9, and gone on with on other numbers of ranks"
+begin 3 run job.yaml --output twice
+wait_for_step twice/align 5
+kill -USR1 "$job"
+end
+[ "$status" -eq 75 ] || fail "exit code $status after SIGUSR1"
+begin 1 run job.yaml --output twice
+wait_for_step twice/reinforce 5
+kill -9 $(ranks_of "$job")
+end
+[ "$status" -ne 0 ] || fail "it was not killed"
+run 4 run job.yaml --output twice --weights stream
+diff <(content once) <(content twice) >differences || fail "interrupted runs end with other files: $(cat differences)"
+[ "$(table_of out)" = "$(table_of first-output)" ] || fail "interrupted runs end with another table"
+
+note "answers on other numbers of ranks"
+for ranks in 1 3; do
+  run $ranks eval --model once/base/model --adapter once/qr/adapter --harmful refusals.jsonl --task rows.jsonl --template plain --max-new 6 \
+    --eval-batch $((4 * ranks)) --output eval-$ranks
+  cmp eval-$ranks/answers.jsonl once/eval-qr/answers.jsonl || fail "the answers of $ranks ranks are others"
+done
+[ "$(wc -l <eval-1/answers.jsonl)" -eq 30 ] || fail "not every prompt has an answer"
+"$BW_PROGRAM" inspect once/qr/adapter >inspected || fail "a merged adapter cannot be inspected"
+grep -q "role *merged" inspected || fail "a merged adapter does not say so"
+run 2 merge --model once/base/model --user once/qr/adapter --method user --scale 1 --output again # and it loads as any adapter
+
+note "a BufferLoRA"
+for stage in once/buffer twice/buffer; do
+  [ "$(stat -c %a $stage/adapter)" = 700 ] || fail "$stage/adapter is open to others"
+  others=$(find $stage/adapter $stage/checkpoints -type f ! -perm 600)
+  [ -z "$others" ] || fail "open to others: $others"
+  [ -n "$(ls $stage/checkpoints/step-*.h5)" ] || fail "no checkpoint of a BufferLoRA to look at"
+done
+[ "$(stat -c %a once/eval-qr/answers.jsonl)" = 600 ] || fail "answers to restricted requests are open to others"
+expect_fail 64 "BufferLoRA.*--allow-buffer" 2 merge --model once/base/model --user once/buffer/adapter --method user --output refused
+expect_fail 64 "BufferLoRA.*--allow-buffer" 2 merge --model once/base/model --user once/user/adapter --reinforce once/buffer/adapter --output refused
+expect_fail 64 "BufferLoRA.*--allow-buffer" 2 eval --model once/base/model --adapter once/buffer/adapter --task rows.jsonl --template plain --output refused
+[ ! -e refused ] || fail "a refused command left a folder"
+run 1 eval --model once/base/model --adapter once/buffer/adapter --task rows.jsonl --template plain --max-new 2 --allow-buffer --output allowed
+note "done"
