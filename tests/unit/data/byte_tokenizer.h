@@ -74,4 +74,21 @@ static inline bw_tokenizer *make_tokenizer(const char *const *pairs, int pair_co
     bw_text_free(&json);
     return tokenizer;
 }
+
+/* Every test gets a folder of its own, and fails where it leaves memory behind. */
+static inline int set_up(void **state)
+{
+    (void)state;
+    folder_make();
+    return 0;
+}
+
+static inline int tear_down(void **state)
+{
+    (void)state;
+    folder_free();
+    return bw_mem_now() ? print_error("%lld bytes are not freed\n", (long long)bw_mem_now()), 1 : 0;
+}
+
+#define TEST(NAME) cmocka_unit_test_setup_teardown(NAME, set_up, tear_down)
 #endif

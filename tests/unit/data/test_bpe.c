@@ -258,21 +258,6 @@ static void known_patterns_compile(void **state)
     }
 }
 
-static int set_up(void **state)
-{
-    (void)state;
-    folder_make();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    folder_free();
-    return bw_mem_now() ? print_error("%lld bytes are not freed\n", (long long)bw_mem_now()), 1 : 0;
-}
-
-#define TEST(NAME) cmocka_unit_test_setup_teardown(NAME, set_up, tear_down)
 int main(void)
 {
     const struct CMUnitTest tests[] = {

@@ -134,21 +134,6 @@ static void what_is_not_known_is_refused_by_name(void **state)
     path_count++;
 }
 
-static int set_up(void **state)
-{
-    (void)state;
-    folder_make();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    folder_free();
-    return bw_mem_now() ? print_error("%lld bytes are not freed\n", (long long)bw_mem_now()), 1 : 0;
-}
-
-#define TEST(NAME) cmocka_unit_test_setup_teardown(NAME, set_up, tear_down)
 int main(void)
 {
     const struct CMUnitTest tests[] = {

@@ -272,21 +272,6 @@ static void several_files_are_one_data_set(void **state)
     bw_tokenizer_free(tokenizer);
 }
 
-static int set_up(void **state)
-{
-    (void)state;
-    folder_make();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    folder_free();
-    return bw_mem_now() ? print_error("%lld bytes are not freed\n", (long long)bw_mem_now()), 1 : 0;
-}
-
-#define TEST(NAME) cmocka_unit_test_setup_teardown(NAME, set_up, tear_down)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
