@@ -1,6 +1,6 @@
-/* convert.c - number formats to fp32 and back. All of it is integer arithmetic or exact fp32 arithmetic, so the bits are the same on every
- * CPU, with or without FMA, and whether subnormals are flushed or not. Inputs may lie at any address. */
+/* convert.c - number formats to fp32 and back, with the same bits on every CPU (see base/half.h). Inputs may lie at any address. */
 #include "io/convert.h"
+#include "base/half.h"
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file formats are little-endian, and are read as they lie");
@@ -19,51 +19,6 @@ static inline uint16_t load16(const uint8_t *at)
     return bits;
 }
 
-static inline float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static inline float half_to_float(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = (uint32_t)(half & 0x7fffu) << 13;
-    uint32_t normal = rest + 0x38000000u; /* exponent bias 15 becomes 127 */
-    uint32_t special = rest | 0x7f800000u;
-    /* A subnormal is m 2^-24: (1 + m 2^-10) 2^-14 less 2^-14, both normal fp32 numbers, and exact. */
-    uint32_t small = bits_of(float_of(rest | 0x38800000u) - 0x1p-14f);
-    uint32_t bits = rest < 0x00800000u ? small : rest >= 0x0f800000u ? special : normal;
-    return float_of(bits | sign);
-}
-
-static inline uint16_t float_to_half(float value)
-{
-    uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
-    uint32_t large = rest < 0x47800000u ? rest : 0x47800000u; /* 2^16: infinity in fp16 */
-    /* Half a unit in the last place less one, and one more where that place is odd: ties go to even. A carry runs into the exponent, as it should. */
-    uint32_t normal = (large + 0xfffu + (large >> 13 & 1u) - 0x38000000u) >> 13;
-    /* The last place of 0.5 is 2^-24, the unit of fp16's subnormals: the addition rounds, to even. */
-    uint32_t small = bits_of(float_of(rest < 0x38800000u ? rest : 0) + 0.5f) - 0x3f000000u;
-    uint32_t nan = 0x7e00u | (rest >> 13 & 0x3ffu);
-    uint32_t half = rest > 0x7f800000u ? nan : rest < 0x38800000u ? small : normal;
-    return (uint16_t)(half | sign);
-}
-
-static inline uint16_t float_to_bfloat(float value)
-{
-    uint32_t bits = bits_of(value);
-    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
-}
-
 /* ---- plain types ---------------------------------------------------------------------------------------------------*/
 static void decode_f32(float *out, const uint8_t *in, int64_t count)
 {
@@ -73,13 +28,13 @@ static void decode_f32(float *out, const uint8_t *in, int64_t count)
 FAST static void decode_f16(float *restrict out, const uint8_t *restrict in, int64_t count)
 {
     for (int64_t i = 0; i < count; i++)
-        out[i] = half_to_float(load16(in + 2 * i));
+        out[i] = bw_from_f16(load16(in + 2 * i));
 }
 
 FAST static void decode_bf16(float *restrict out, const uint8_t *restrict in, int64_t count)
 {
     for (int64_t i = 0; i < count; i++)
-        out[i] = float_of((uint32_t)load16(in + 2 * i) << 16);
+        out[i] = bw_from_bf16(load16(in + 2 * i));
 }
 
 static void decode_f64(float *restrict out, const uint8_t *restrict in, int64_t count)
@@ -99,7 +54,7 @@ static void encode_f32(uint8_t *out, const float *in, int64_t count)
 FAST static void encode_f16(uint8_t *restrict out, const float *restrict in, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {
-        uint16_t half = float_to_half(in[i]);
+        uint16_t half = bw_to_f16(in[i]);
         memcpy(out + 2 * i, &half, sizeof half);
     }
 }
@@ -107,7 +62,7 @@ FAST static void encode_f16(uint8_t *restrict out, const float *restrict in, int
 FAST static void encode_bf16(uint8_t *restrict out, const float *restrict in, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {
-        uint16_t bfloat = float_to_bfloat(in[i]);
+        uint16_t bfloat = bw_to_bf16(in[i]);
         memcpy(out + 2 * i, &bfloat, sizeof bfloat);
     }
 }
@@ -117,7 +72,7 @@ FAST static void encode_bf16(uint8_t *restrict out, const float *restrict in, in
 FAST static void decode_q8_0(float *restrict out, const uint8_t *restrict in, int64_t blocks)
 {
     for (int64_t b = 0; b < blocks; b++, in += 34, out += 32) {
-        float d = half_to_float(load16(in));
+        float d = bw_from_f16(load16(in));
         for (int i = 0; i < 32; i++)
             out[i] = d * (float)(int8_t)in[2 + i];
     }
@@ -126,7 +81,7 @@ FAST static void decode_q8_0(float *restrict out, const uint8_t *restrict in, in
 FAST static void decode_q4_0(float *restrict out, const uint8_t *restrict in, int64_t blocks)
 {
     for (int64_t b = 0; b < blocks; b++, in += 18, out += 32) {
-        float d = half_to_float(load16(in));
+        float d = bw_from_f16(load16(in));
         for (int i = 0; i < 16; i++) {
             out[i] = d * (float)((in[2 + i] & 15) - 8);
             out[16 + i] = d * (float)((in[2 + i] >> 4) - 8);
@@ -137,7 +92,7 @@ FAST static void decode_q4_0(float *restrict out, const uint8_t *restrict in, in
 FAST static void decode_q4_1(float *restrict out, const uint8_t *restrict in, int64_t blocks)
 {
     for (int64_t b = 0; b < blocks; b++, in += 20, out += 32) {
-        float d = half_to_float(load16(in)), m = half_to_float(load16(in + 2));
+        float d = bw_from_f16(load16(in)), m = bw_from_f16(load16(in + 2));
         for (int i = 0; i < 16; i++) {
             out[i] = d * (float)(in[4 + i] & 15) + m;
             out[16 + i] = d * (float)(in[4 + i] >> 4) + m;
@@ -164,7 +119,7 @@ static inline part q4_k_part(const uint8_t *packed, int i, float d, float m)
 FAST static void decode_q4_k(float *restrict out, const uint8_t *restrict in, int64_t blocks)
 {
     for (int64_t b = 0; b < blocks; b++, in += 144) {
-        float d = half_to_float(load16(in)), m = half_to_float(load16(in + 2));
+        float d = bw_from_f16(load16(in)), m = bw_from_f16(load16(in + 2));
         const uint8_t *q = in + 16;
         for (int pair = 0; pair < 4; pair++, q += 32, out += 64) {
             part low = q4_k_part(in + 4, 2 * pair, d, m), high = q4_k_part(in + 4, 2 * pair + 1, d, m);
@@ -193,7 +148,7 @@ static inline void decode_q6_k_part(float *restrict out, const uint8_t *restrict
 FAST static void decode_q6_k(float *restrict out, const uint8_t *restrict in, int64_t blocks)
 {
     for (int64_t b = 0; b < blocks; b++, in += 210) {
-        float d = half_to_float(load16(in + 208));
+        float d = bw_from_f16(load16(in + 208));
         for (int half = 0; half < 2; half++)
             for (int k = 0; k < 4; k++, out += 32)
                 decode_q6_k_part(out, in + 64 * half + 32 * (k % 2), k / 2 * 4, in + 128 + 32 * half, 2 * k, in + 192 + 8 * half + 2 * k, d);

@@ -2,8 +2,7 @@
  * loaded; bw_exp() is an exponential that the compiler can vectorise. */
 #ifndef NUM_HOT_H
 #define NUM_HOT_H
-#include <stdint.h>
-#include <string.h>
+#include "base/half.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer) || __has_feature(thread_sanitizer)
@@ -25,23 +24,9 @@
 #define BW_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #endif
 
-static inline __attribute__((always_inline)) float float_of_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline __attribute__((always_inline)) uint32_t bits_of_float(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
 /* e^x, at most 2 units in the last place off for -87 <= x <= 88; x is clamped to that range, whose ends are normal
  * numbers. x = n ln 2 + r with |r| <= ln 2 / 2, then a polynomial in r (Cephes' expf) and n into the exponent. */
-static inline __attribute__((always_inline)) float bw_exp(float x)
+BW_INLINE float bw_exp(float x)
 {
     const float round = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
     x = x < -87.0f ? -87.0f : x;
@@ -57,11 +42,11 @@ static inline __attribute__((always_inline)) float bw_exp(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    return p * float_of_bits((bits_of_float(shifted) + 127u) << 23);
+    return p * bw_float_of((bw_bits_of(shifted) + 127u) << 23);
 }
 
 /* tanh from the exponential: absolute error below 3e-7, which is what a capped score needs. */
-static inline __attribute__((always_inline)) float bw_tanh(float x)
+BW_INLINE float bw_tanh(float x)
 {
     return 1.0f - 2.0f / (1.0f + bw_exp(2.0f * x));
 }

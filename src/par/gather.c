@@ -4,6 +4,7 @@
  * (one per replica). Every other position is sent by one rank of another node to one rank of this node, which unpacks it.
  * All ranks work out the same plan from the same table of nodes, so nothing is negotiated. */
 #include "par/comms.h"
+#include <string.h>
 #include "par/pieces.h"
 
 typedef struct route { /* one grid position on its way to one node */

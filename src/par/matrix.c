@@ -1,4 +1,5 @@
 /* matrix.c - block-cyclic matrices: the local piece and the way from and to a dense array. */
+#include "base/half.h"
 #include "par/pieces.h"
 
 static const size_t entry_bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
@@ -78,10 +79,10 @@ static int fill_block(void *context, const bw_matrix *matrix, int64_t i, int64_t
                 ((double *)block)[at] = (double)value;
                 break;
             case BW_PIECE_BF16:
-                ((uint16_t *)block)[at] = bw_bf16_from(value);
+                ((uint16_t *)block)[at] = bw_to_bf16(value);
                 break;
             case BW_PIECE_F16:
-                ((uint16_t *)block)[at] = bw_f16_from(value);
+                ((uint16_t *)block)[at] = bw_to_f16(value);
                 break;
             }
         }
@@ -117,14 +118,14 @@ static void read_bf16(float *out, const void *column, int64_t at, int64_t count)
 {
     const uint16_t *in = (const uint16_t *)column + at;
     for (int64_t i = 0; i < count; i++)
-        out[i] = bw_bf16_to(in[i]);
+        out[i] = bw_from_bf16(in[i]);
 }
 
 static void read_f16(float *out, const void *column, int64_t at, int64_t count)
 {
     const uint16_t *in = (const uint16_t *)column + at;
     for (int64_t i = 0; i < count; i++)
-        out[i] = bw_f16_to(in[i]);
+        out[i] = bw_from_f16(in[i]);
 }
 
 static const column_reader readers[] = {[BW_PIECE_F32] = read_f32, [BW_PIECE_F64] = read_f64, [BW_PIECE_BF16] = read_bf16, [BW_PIECE_F16] = read_f16};

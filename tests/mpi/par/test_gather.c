@@ -1,5 +1,6 @@
 /* test_gather.c - whatever the grid, the replicas and the nodes, gathering gives every node the whole matrix. */
 #include <string.h>
+#include "base/half.h"
 #include "check.h"
 
 /* Small integers, so that every type of piece holds them exactly and a copy must be equal, not near. */
@@ -206,6 +207,25 @@ static void halves_round_to_nearest_even(const bw_grid *grid)
         }
 }
 
+/* A piece holds a half as a file does: all 65,536 patterns go in and come out, and a NaN comes out quiet. */
+static void every_half_survives_a_piece(const bw_grid *grid)
+{
+    static float in[65536], out[65536];
+    for (int type = BW_PIECE_BF16; type <= BW_PIECE_F16; type++) {
+        bw_matrix matrix;
+        for (uint32_t i = 0; i < 65536; i++) {
+            in[i] = type == BW_PIECE_F16 ? bw_from_f16((uint16_t)i) : bw_from_bf16((uint16_t)i);
+            out[i] = in[i];
+        }
+        CHECK_OK(bw_matrix_create(&matrix, grid, (bw_piece_type)type, 256, 256, 32, 32, "test"));
+        bw_matrix_from_dense(&matrix, in, 256);
+        bw_matrix_to_dense(&matrix, out, 256);
+        for (uint32_t i = 0; i < 65536; i++)
+            CHECK(bw_bits_of(out[i]) == bw_bits_of(in[i]) || (in[i] != in[i] && bw_bits_of(out[i]) == (bw_bits_of(in[i]) | 0x400000u)));
+        bw_matrix_free(&matrix);
+    }
+}
+
 static void all(const bw_grid *grid)
 {
     a_dense_matrix_survives_the_way_through_pieces(grid);
@@ -220,6 +240,7 @@ int main(int argc, char **argv)
     bw_grid *grid = NULL;
     CHECK_OK(bw_grid_create(&grid, "auto", 0, 0));
     halves_round_to_nearest_even(grid);
+    every_half_survives_a_piece(grid);
     bw_grid_destroy(&grid);
     return check_finish("test_gather");
 }

@@ -1,20 +1,7 @@
 /* Number formats: all 65,536 halves and bfloats, every rounding border between two neighbours, and the blocks of the quantised types. */
+#include "base/half.h"
 #include "bytes.h"
 #include <math.h>
-
-static uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 /* The value of a half by its definition, in double, where all of them are exact. */
 static double half_value(uint32_t half)
@@ -28,7 +15,7 @@ static double half_value(uint32_t half)
 
 static double bfloat_value(uint32_t bfloat)
 {
-    return float_of(bfloat << 16);
+    return bw_float_of(bfloat << 16);
 }
 
 static uint16_t rounded(float value, bw_dtype dtype)
@@ -47,7 +34,7 @@ static void all_decode(bw_dtype dtype, double value(uint32_t))
     bw_to_f32(out, in, dtype, 65536);
     for (uint32_t i = 0; i < 65536; i++) {
         double wanted = value(i);
-        if (isnan(wanted) ? !isnan(out[i]) : bits_of(out[i]) != bits_of((float)wanted))
+        if (isnan(wanted) ? !isnan(out[i]) : bw_bits_of(out[i]) != bw_bits_of((float)wanted))
             fail_msg("%s %04x is %a, and became %a", bw_dtype_name(dtype), i, wanted, (double)out[i]);
         uint16_t back = rounded(out[i], dtype);
         if (isnan(wanted) ? !isnan(value(back)) || (back ^ i) & 0x8000 : back != i)
@@ -78,8 +65,8 @@ static void all_borders(bw_dtype dtype, double value(uint32_t), uint32_t infinit
         for (uint32_t sign = 0; sign <= 0x8000; sign += 0x8000) {
             float s = sign ? -1 : 1;
             assert_int_equal(rounded(s * border, dtype), even | sign);
-            assert_int_equal(rounded(s * float_of(bits_of(border) - 1), dtype), low | sign);
-            assert_int_equal(rounded(s * float_of(bits_of(border) + 1), dtype), (low + 1) | sign);
+            assert_int_equal(rounded(s * bw_float_of(bw_bits_of(border) - 1), dtype), low | sign);
+            assert_int_equal(rounded(s * bw_float_of(bw_bits_of(border) + 1), dtype), (low + 1) | sign);
         }
     }
 }
@@ -110,7 +97,7 @@ static void floats_from_the_whole_range_round_as_the_library_rounds(void **state
 {
     (void)state;
     for (uint64_t bits = 0; bits < 1ull << 32; bits += 4099) { /* prime: all exponents, and changing low bits */
-        float value = float_of((uint32_t)bits);
+        float value = bw_float_of((uint32_t)bits);
         double half = half_value(rounded(value, BW_F16));
         if (isnan(value))
             assert_true(isnan(half));
@@ -144,10 +131,10 @@ static void doubles_round_to_fp32(void **state)
     double in[5] = {1 + 0x1p-24, 1 + 0x3p-24, -1e300, 0x1.8p-20, NAN};
     float out[5];
     bw_to_f32(out, in, BW_F64, 5);
-    assert_int_equal(bits_of(out[0]), bits_of(1));
-    assert_int_equal(bits_of(out[1]), bits_of(1 + 0x1p-22f));
+    assert_int_equal(bw_bits_of(out[0]), bw_bits_of(1));
+    assert_int_equal(bw_bits_of(out[1]), bw_bits_of(1 + 0x1p-22f));
     assert_true(isinf(out[2]) && out[2] < 0);
-    assert_int_equal(bits_of(out[3]), bits_of(0x1.8p-20f));
+    assert_int_equal(bw_bits_of(out[3]), bw_bits_of(0x1.8p-20f));
     assert_true(isnan(out[4]));
 }
 
@@ -198,7 +185,7 @@ static void quantised_blocks_are_what_their_formula_says(void **state)
             bw_to_f32(out, block, dtype, entries);
             for (int i = 0; i < entries; i++) {
                 double wanted = dtype == BW_Q4_K ? q4_k_value(block, i) : dtype == BW_Q6_K ? q6_k_value(block, i) : q_value(dtype, block, i);
-                if (isnan(wanted) ? !isnan(out[i]) : bits_of(out[i]) != bits_of((float)wanted))
+                if (isnan(wanted) ? !isnan(out[i]) : bw_bits_of(out[i]) != bw_bits_of((float)wanted))
                     fail_msg("%s entry %d is %a, not %a", bw_dtype_name(dtype), i, (double)out[i], wanted);
             }
         }
