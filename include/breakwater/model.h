@@ -102,6 +102,7 @@ void bw_store_close(bw_store **store);
 int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out);
 int bw_store_release(bw_store *store, int layer);
 bool bw_store_streams(const bw_store *store);
+void bw_store_progress(const bw_store *store); /* between products: lets layers and gradients under way move on */
 const float *bw_store_embedding(const bw_store *store);                  /* V x C, always held */
 const float *bw_store_head(const bw_store *store);                       /* V x C; the embedding where tied */
 const float *bw_store_norm(const bw_store *store);                       /* C: the last norm */

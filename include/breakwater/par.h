@@ -63,6 +63,9 @@ typedef struct bw_shared {
 int bw_shared_create(const bw_grid *grid, bw_shared *shared, int64_t bytes, const char *purpose);
 void bw_shared_free(const bw_grid *grid, bw_shared *shared);
 int bw_node_sync(const bw_grid *grid); /* barrier and memory fence of the node */
+/* Let messages under way move on: MPI without a thread of its own sends large ones only while it is called, so long
+ * computing calls this now and then. Local, cheap, cannot fail: what goes wrong is told by the call that waits. */
+void bw_advance_messages(const bw_grid *grid);
 
 /* ---- block-cyclic matrices -------------------------------------------------------------------------------------- */
 typedef enum bw_piece_type { BW_PIECE_F32, BW_PIECE_F64, BW_PIECE_BF16, BW_PIECE_F16 } bw_piece_type;

@@ -67,9 +67,10 @@ static int largest_rank_of_all(const bw_spec *spec, const bw_lora *lora)
     return largest;
 }
 
-int bw_block_create(bw_block *block, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens, int64_t positions)
+int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions)
 {
-    *block = (bw_block){.spec = spec, .lora = lora, .positions = positions};
+    const bw_spec *spec = bw_store_spec(store);
+    *block = (bw_block){.store = store, .spec = spec, .lora = lora, .positions = positions};
     block->attention =
         (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
     BW_TRY(BW_NEW(block->cosines, positions * spec->head_dim / 2, "activations"));
@@ -192,6 +193,7 @@ static void project(const bw_block *block, const bw_rows_of *rows, const bw_laye
 {
     projection p = projection_of(block, layer, target);
     bw_gemm(false, true, rows->T, p.out, p.in, 1, x, p.in, weights->weight[target], p.in, beta, y, p.out);
+    bw_store_progress(block->store);
     if (!p.lora)
         return;
     const float *input = lora_input(block, rows, layer, target, x, p.in);
@@ -207,6 +209,7 @@ static void project_backward(const bw_block *block, const bw_rows_of *rows, cons
     int64_t T = rows->T;
     if (dx)
         bw_gemm(false, false, T, p.in, p.out, 1, dy, p.out, weights->weight[target], p.in, beta, dx, p.in);
+    bw_store_progress(block->store);
     if (!p.lora)
         return;
     int r = p.lora->r;

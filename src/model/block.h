@@ -6,7 +6,8 @@
 #include "breakwater/num.h"
 
 typedef struct bw_block {
-    const bw_spec *spec;
+    const bw_store *store;
+    const bw_spec *spec; /* of the store */
     const bw_lora *lora; /* or NULL */
     bw_attention attention;
     float *cosines, *sines; /* [positions][head_dim / 2] */
@@ -18,7 +19,7 @@ typedef struct bw_block {
     /* scratch for T rows: a target's dropped input, its gradient, and T x r of a gradient */
     float *dropped, *d_wide, *d_low;
 } bw_block;
-int bw_block_create(bw_block *block, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens, int64_t positions);
+int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions);
 void bw_block_free(bw_block *block);
 
 typedef struct bw_rows_of { /* the rows of a pass */

@@ -56,7 +56,7 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
     d->max_rows = rows < max_prompt * batch ? rows : max_prompt * batch;
     d->max_rows = d->max_rows > batch ? d->max_rows : batch;
     int64_t cache = spec->n_layer * batch * d->max_length * spec->n_kv * spec->head_dim;
-    BW_TRY(bw_block_create(&d->block, spec, NULL, d->max_rows, d->max_length));
+    BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, d->max_length));
     BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
     BW_TRY(BW_NEW(d->keys, cache, "KV cache"));

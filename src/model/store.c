@@ -455,6 +455,11 @@ int bw_store_release(bw_store *store, int layer)
     return store->streams ? bw_node_sync(store->grid) : BW_OK;
 }
 
+void bw_store_progress(const bw_store *store)
+{
+    bw_advance_messages(store->grid);
+}
+
 bool bw_store_streams(const bw_store *store)
 {
     return store->streams;

@@ -80,7 +80,7 @@ int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, 
     t->training = training;
     t->recompute = recompute;
     t->lowest = lowest_layer(t->spec, lora);
-    BW_GO(bw_block_create(&t->block, t->spec, lora, t->max_tokens, t->max_tokens));
+    BW_GO(bw_block_create(&t->block, t->store, lora, t->max_tokens, t->max_tokens));
     BW_GO(create_streams(t));
     BW_GO(create_saved(t, lora));
     BW_GO(create_answers(t));
