@@ -106,7 +106,6 @@ void bw_store_progress(const bw_store *store); /* between products: lets layers 
 const float *bw_store_embedding(const bw_store *store);                  /* V x C, always held */
 const float *bw_store_head(const bw_store *store);                       /* V x C; the embedding where tied */
 const float *bw_store_norm(const bw_store *store);                       /* C: the last norm */
-bw_matrix *bw_store_piece(bw_store *store, int layer, bw_target target); /* this rank's piece of the base itself */
 const bw_spec *bw_store_spec(const bw_store *store);
 const char *bw_store_describe(const bw_store *store); /* "resident, f32, 513 MiB per node" */
 

@@ -1,6 +1,6 @@
 /* Frozen weights: block-cyclic pieces are the storage of record; a layer is lent as a dense fp32 copy that a node shares.
  *
- *   resident: a slot for every layer, gathered once at the start.
+ *   resident: a slot for every layer, gathered once at the start; then its pieces are given back, for the slot holds them.
  *   stream:   two slots; while one layer is lent the next one arrives in the other.
  *
  * Every rank takes the same decisions in the same order, so the collectives match. Adapters are folded into the dense copies by whoever
@@ -89,26 +89,22 @@ static int read_piece(bw_store *store, reader *reader, const bw_config *config)
     return bw_matrix_visit(piece, read_block, reader);
 }
 
-static int read_pieces(bw_store *store, const bw_config *config)
+static int read_layer(bw_store *store, reader *reader, const bw_config *config)
 {
-    reader reader = {.source = store->source};
-    int status;
-    if (config->block < 1 || config->block > 1 << 14)
-        return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
-    BW_GO(BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces"));
-    BW_GO(BW_NEW(reader.rows, config->block * config->block, "weights, reading"));
-    BW_GO(BW_NEW(reader.column, config->block, "weights, reading"));
     const double start = bw_now();
-    for (reader.layer = 0; reader.layer < store->spec.n_layer; reader.layer++)
-        for (int target = 0; target < BW_TARGETS; target++) {
-            reader.target = (bw_target)target;
-            BW_GO(read_piece(store, &reader, config));
-        }
-    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, (double)reader.bytes);
-done:
-    bw_free(reader.rows);
-    bw_free(reader.column);
-    return status;
+    reader->bytes = 0;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        reader->target = (bw_target)target;
+        BW_TRY(read_piece(store, reader, config));
+    }
+    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, (double)reader->bytes);
+    return BW_OK;
+}
+
+static void free_layer(bw_store *store, int layer)
+{
+    for (int target = 0; target < BW_TARGETS; target++)
+        bw_matrix_free(&store->pieces[bw_target_at(layer, (bw_target)target)]);
 }
 
 /* ---- what is always dense ----------------------------------------------------------------------------------------- */
@@ -197,17 +193,18 @@ static int64_t free_memory(void)
     return bytes;
 }
 
-static const char *piece_name(const bw_store *store)
+static const char *piece_name(const bw_store *store, const char *wanted)
 {
-    const bw_piece_type first = store->pieces[0].type;
+    const bw_piece_type first = piece_type(bw_source_dtype(store->source, 0, BW_Q), wanted);
     for (int i = 1; i < store->spec.n_layer * BW_TARGETS; i++)
-        if (store->pieces[i].type != first)
+        if (piece_type(bw_source_dtype(store->source, i / BW_TARGETS, (bw_target)(i % BW_TARGETS)), wanted) != first)
             return "mixed";
     return bw_dtype_name(piece_dtype[first]);
 }
 
-static int choose_mode(bw_store *store, const char *wanted)
+static int choose_mode(bw_store *store, const bw_config *config)
 {
+    const char *wanted = config->weights;
     const int64_t slot = store->slot_floats * (int64_t)sizeof(float), whole = slot * store->spec.n_layer;
     const double mib = 1024.0 * 1024.0;
     int64_t least_free = -free_memory(); /* the smallest of all nodes, as the largest negative */
@@ -217,7 +214,7 @@ static int choose_mode(bw_store *store, const char *wanted)
     store->streams = automatic ? whole > least_free / 3 : strcmp(wanted, "stream") == 0;
     store->n_slots = store->streams ? SLOTS_STREAMED : store->spec.n_layer;
     const int length = snprintf(store->describe, sizeof store->describe, "%s, %s pieces, dense f32 copies %.1f MiB per node",
-                                store->streams ? "streamed" : "resident", piece_name(store), (double)(slot * store->n_slots) / mib);
+                                store->streams ? "streamed" : "resident", piece_name(store, config->store), (double)(slot * store->n_slots) / mib);
     if (automatic)
         snprintf(store->describe + length, sizeof store->describe - (size_t)length,
                  " (all layers need %.1f MiB, a third of the free memory is %.1f MiB)", (double)whole / mib, (double)least_free / 3 / mib);
@@ -328,31 +325,49 @@ static int slot_of(const bw_store *store, int layer)
     return NOBODY;
 }
 
-static int gather_all(bw_store *store)
-{
-    for (int layer = 0; layer < store->spec.n_layer; layer++) {
-        BW_TRY(start(store, layer, layer));
-        BW_TRY(finish(store));
-    }
-    return BW_OK;
-}
-
 static int create_slots(bw_store *store)
 {
     BW_TRY(bw_agree(store->grid, BW_NEW(store->held, store->n_slots, "weights, slots")));
     for (int slot = 0; slot < store->n_slots; slot++)
         store->held[slot] = NOBODY;
     const int64_t bytes = store->n_slots * store->slot_floats * (int64_t)sizeof(float) + BW_LINE;
-    BW_TRY(bw_agree(store->grid, bw_shared_create(store->grid, &store->slots, bytes, "weights, dense layers")));
-    return store->streams ? BW_OK : bw_agree(store->grid, gather_all(store));
+    return bw_agree(store->grid, bw_shared_create(store->grid, &store->slots, bytes, "weights, dense layers"));
+}
+
+/* A layer's pieces, and where it stays resident its dense copy instead of them. Collective on world. */
+static int load_layer(bw_store *store, reader *reader, const bw_config *config)
+{
+    BW_TRY(bw_agree(store->grid, read_layer(store, reader, config)));
+    if (store->streams)
+        return BW_OK;
+    BW_TRY(start(store, reader->layer, reader->layer));
+    BW_TRY(finish(store));
+    free_layer(store, reader->layer);
+    return BW_OK;
+}
+
+static int load_layers(bw_store *store, const bw_config *config)
+{
+    reader reader = {.source = store->source};
+    int status = BW_NEW(reader.rows, config->block * config->block, "weights, reading");
+    if (status == BW_OK)
+        status = BW_NEW(reader.column, config->block, "weights, reading");
+    status = bw_agree(store->grid, status);
+    for (; status == BW_OK && reader.layer < store->spec.n_layer; reader.layer++)
+        status = load_layer(store, &reader, config);
+    bw_free(reader.rows);
+    bw_free(reader.column);
+    return bw_agree(store->grid, status);
 }
 
 /* ---- open and close ----------------------------------------------------------------------------------------------- */
 static int open_local(bw_store *store, const bw_config *config, const bw_adapter *const *folded, const double *factors, int n_folded)
 {
+    if (config->block < 1 || config->block > 1 << 14)
+        return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
     BW_TRY(take_folded(store, folded, factors, n_folded));
     lay_out_slot(store);
-    return read_pieces(store, config);
+    return BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces");
 }
 
 static int open_shared(bw_store *store, const bw_config *config)
@@ -362,8 +377,9 @@ static int open_shared(bw_store *store, const bw_config *config)
     BW_TRY(bw_node_sync(store->grid));
     BW_TRY(bw_gather_create(&store->gather, store->grid));
     BW_TRY(gather_folded(store));
-    BW_TRY(choose_mode(store, config->weights));
-    return create_slots(store);
+    BW_TRY(choose_mode(store, config));
+    BW_TRY(create_slots(store));
+    return load_layers(store, config);
 }
 
 int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, const bw_adapter *const *folded,
@@ -397,8 +413,8 @@ void bw_store_close(bw_store **out)
     bw_shared_free(store->grid, &store->tables);
     for (int f = 0; f < store->n_folded; f++)
         bw_dense_free(&store->dense[f]);
-    for (int i = 0; store->pieces && i < store->spec.n_layer * BW_TARGETS; i++)
-        bw_matrix_free(&store->pieces[i]);
+    for (int layer = 0; store->pieces && layer < store->spec.n_layer; layer++)
+        free_layer(store, layer);
     bw_free(store->pieces);
     bw_free(store->held);
     bw_free(store->folded);
@@ -478,11 +494,6 @@ const float *bw_store_head(const bw_store *store)
 const float *bw_store_norm(const bw_store *store)
 {
     return store->norm;
-}
-
-bw_matrix *bw_store_piece(bw_store *store, int layer, bw_target target)
-{
-    return &store->pieces[bw_target_at(layer, target)];
 }
 
 const bw_spec *bw_store_spec(const bw_store *store)
