@@ -70,15 +70,6 @@ static int read_tensor(bw_tensors *tensors, const char *name, const bw_json *ent
     return bw_tensors_add(tensors, &tensor, name, strlen(name), path);
 }
 
-static bool has_meta(const bw_tensors *tensors, const char *key)
-{
-    for (int64_t i = 0; i < tensors->meta_count; i++)
-        if (strcmp(tensors->metas[i].key, key) == 0)
-            return true;
-    return false;
-}
-
-/* Shards repeat their metadata; the first one is kept. */
 static int read_metadata(bw_tensors *tensors, const bw_json *metadata, const char *path)
 {
     if (bw_json_kind(metadata) != BW_JSON_OBJECT)
@@ -86,14 +77,11 @@ static int read_metadata(bw_tensors *tensors, const bw_json *metadata, const cha
     void *at = NULL;
     const char *key;
     const bw_json *value;
-    bool first = tensors->map_count == 1;
     while (bw_json_next(metadata, &at, &key, &value)) {
         size_t length;
         const char *text = bw_json_text(value, &length);
         if (!text)
             return bw_fail(BW_DATA, "%s: %s: the value of %s must be a text", path, metadata_key, bw_show(key, strlen(key)).text);
-        if (!first && has_meta(tensors, key))
-            continue;
         bw_meta *meta;
         BW_TRY(bw_tensors_add_meta(tensors, key, strlen(key), &meta));
         meta->type = BW_META_STRING;

@@ -63,17 +63,21 @@ int bw_tensors_new(bw_tensors **out, const char *path, int64_t files)
     return BW_NEW((*out)->maps, files, purpose);
 }
 
+static void free_meta(bw_meta *meta)
+{
+    bw_free(meta->key);
+    bw_free(meta->strings);
+    bw_free(meta->pool);
+}
+
 void bw_tensors_close(bw_tensors *tensors)
 {
     if (!tensors)
         return;
     for (int64_t i = 0; i < tensors->count; i++)
         bw_free(tensors->items[i].name);
-    for (int64_t i = 0; i < tensors->meta_count; i++) {
-        bw_free(tensors->metas[i].key);
-        bw_free(tensors->metas[i].strings);
-        bw_free(tensors->metas[i].pool);
-    }
+    for (int64_t i = 0; i < tensors->meta_count; i++)
+        free_meta(&tensors->metas[i]);
     for (int64_t i = 0; i < tensors->map_count; i++)
         bw_map_close(&tensors->maps[i]);
     bw_free(tensors->items);
@@ -90,6 +94,7 @@ int bw_tensors_add_meta(bw_tensors *tensors, const char *key, size_t length, bw_
     BW_TRY(grow(&metas, tensors->meta_count, &tensors->meta_capacity, sizeof *tensors->metas));
     tensors->metas = metas;
     *out = &tensors->metas[tensors->meta_count++];
+    (*out)->file = tensors->map_count;
     return bw_copy_text(&(*out)->key, key, length, purpose);
 }
 
@@ -179,9 +184,35 @@ static int by_key(const void *a, const void *b)
     return strcmp(((const bw_meta *)a)->key, ((const bw_meta *)b)->key);
 }
 
+static int by_key_then_file(const void *a, const void *b)
+{
+    const bw_meta *x = a, *y = b;
+    int order = strcmp(x->key, y->key);
+    return order ? order : (x->file > y->file) - (x->file < y->file);
+}
+
 static int same_name(const bw_tensors *tensors, const char *kind, const char *name)
 {
     return bw_fail(BW_DATA, "%s: two %s have the name %s", tensors->path, kind, bw_show(name, strlen(name)).text);
+}
+
+/* Shards repeat their metadata; the first one is kept. */
+static int index_metas(bw_tensors *tensors)
+{
+    bw_meta *metas = tensors->metas;
+    int64_t kept = 0, count = tensors->meta_count;
+    qsort(metas, (size_t)count, sizeof *metas, by_key_then_file);
+    for (int64_t i = 1; i < count; i++)
+        if (by_key_then_file(&metas[i - 1], &metas[i]) == 0)
+            return same_name(tensors, "metadata keys", metas[i].key);
+    for (int64_t i = 0; i < count; i++) {
+        if (kept > 0 && by_key(&metas[kept - 1], &metas[i]) == 0)
+            free_meta(&metas[i]);
+        else
+            metas[kept++] = metas[i];
+    }
+    tensors->meta_count = kept;
+    return BW_OK;
 }
 
 int bw_tensors_index(bw_tensors *tensors)
@@ -193,11 +224,7 @@ int bw_tensors_index(bw_tensors *tensors)
     for (int64_t i = 1; i < tensors->count; i++)
         if (by_name(&tensors->by_name[i - 1], &tensors->by_name[i], tensors->items) == 0)
             return same_name(tensors, "tensors", tensors->items[tensors->by_name[i]].name);
-    qsort(tensors->metas, (size_t)tensors->meta_count, sizeof *tensors->metas, by_key);
-    for (int64_t i = 1; i < tensors->meta_count; i++)
-        if (by_key(&tensors->metas[i - 1], &tensors->metas[i]) == 0)
-            return same_name(tensors, "metadata keys", tensors->metas[i].key);
-    return BW_OK;
+    return index_metas(tensors);
 }
 
 int64_t bw_tensors_count(const bw_tensors *tensors)

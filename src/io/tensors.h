@@ -34,6 +34,7 @@ typedef struct bw_meta { /* one key and its value; __metadata__ of safetensors i
     const uint8_t *numbers;  /* in the mapped file, at any address; NULL for strings and nested arrays */
     bw_meta_string *strings; /* NULL for everything else */
     char *pool;
+    int64_t file; /* number of the map it comes from */
 } bw_meta;
 
 struct bw_tensors {
@@ -49,7 +50,7 @@ struct bw_tensors {
 
 /* An empty one with room for `files` maps. On a later error bw_tensors_close() frees whatever is there. */
 int bw_tensors_new(bw_tensors **out, const char *path, int64_t files);
-/* Add an empty value; *out is valid until the next one is added. */
+/* Add an empty value, of the map opened last; *out is valid until the next one is added. */
 int bw_tensors_add_meta(bw_tensors *tensors, const char *key, size_t length, bw_meta **out);
 /* Add a tensor whose shape is known and checked for its size by bw_tensor_size(). `name` is copied. */
 int bw_tensors_add(bw_tensors *tensors, const bw_tensor *tensor, const char *name, size_t length, const char *where);
@@ -57,7 +58,7 @@ int bw_tensors_add(bw_tensors *tensors, const bw_tensor *tensor, const char *nam
 int bw_tensor_size(bw_tensor *tensor, const char *name, size_t length, const char *where);
 /* The tensors from `first` on must not overlap, nor (dense) leave a hole in [begin, end) of their file. */
 int bw_tensors_layout(const bw_tensors *tensors, int64_t first, const uint8_t *begin, const uint8_t *end, bool dense, const char *where);
-/* Sort; two tensors, or two keys, of one name are refused. */
+/* Sort; two tensors, or two keys of one file, of one name are refused. Of a key that several files have, the first file's value is kept. */
 int bw_tensors_index(bw_tensors *tensors);
 const bw_meta *bw_tensors_meta(const bw_tensors *tensors, const char *key);
 

@@ -1,5 +1,6 @@
 /* Safetensors: written and read back, folders of shards, and what is refused. */
 #include "bytes.h"
+#include <time.h>
 
 static char *folder, *path;
 
@@ -313,6 +314,41 @@ static void shards_are_read_as_one_model(void **state)
     assert_int_equal(bw_mem_now(), 0);
 }
 
+/* Two shards with the same 200,000 metadata keys, one with 200,000 tensors: what compares every entry with every other takes minutes. */
+static void large_headers_are_read_in_seconds(void **state)
+{
+    (void)state;
+    enum { ENTRIES = 200000 };
+    bw_text keys = {0}, names = {0}, map = {0}, header = {0};
+    for (int i = 0; i < ENTRIES; i++) {
+        assert_int_equal(bw_text_addf(&keys, "%s\"k%d\":\"v\"", i ? "," : "", i), BW_OK);
+        assert_int_equal(bw_text_addf(&names, ",\"t%d\":" ENTRY("F32", "[0]", "0", "0"), i), BW_OK);
+        assert_int_equal(bw_text_addf(&map, ",\"t%d\":\"two.safetensors\"", i), BW_OK);
+    }
+    assert_int_equal(bw_text_addf(&header, "{\"__metadata__\":{%s,\"only one\":\"1\"},\"a\":" ENTRY("F32", "[1]", "0", "4") "}", keys.data), BW_OK);
+    store_in("one.safetensors", header.data, 4);
+    header.length = 0;
+    assert_int_equal(bw_text_addf(&header, "{\"__metadata__\":{%s,\"only two\":\"2\"}%s}", keys.data, names.data), BW_OK);
+    store_in("two.safetensors", header.data, 0);
+    header.length = 0;
+    assert_int_equal(bw_text_addf(&header, "{\"weight_map\":{\"a\":\"one.safetensors\"%s}}", map.data), BW_OK);
+    store_index(header.data);
+    bw_tensors *tensors;
+    clock_t start = clock();
+    assert_int_equal(bw_safetensors_open_model(&tensors, folder), BW_OK);
+    assert_true((clock() - start) / CLOCKS_PER_SEC < 20);
+    assert_int_equal(bw_tensors_count(tensors), ENTRIES + 1);
+    assert_non_null(bw_tensors_find(tensors, "t123456"));
+    assert_string_equal(bw_safetensors_metadata(tensors, "k199999"), "v");
+    assert_string_equal(bw_safetensors_metadata(tensors, "only one"), "1");
+    assert_string_equal(bw_safetensors_metadata(tensors, "only two"), "2");
+    bw_tensors_close(tensors);
+    bw_text *texts[] = {&keys, &names, &map, &header};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        bw_text_free(texts[i]);
+    assert_int_equal(bw_mem_now(), 0);
+}
+
 static void an_index_and_shards_that_disagree_are_refused(void **state)
 {
     (void)state;
@@ -361,6 +397,7 @@ int main(void)
         cmocka_unit_test(a_tensor_of_no_rows_and_any_width_is_read_as_nothing),
         cmocka_unit_test(headers_that_contradict_themselves_are_refused),
         cmocka_unit_test(shards_are_read_as_one_model),
+        cmocka_unit_test(large_headers_are_read_in_seconds),
         cmocka_unit_test(an_index_and_shards_that_disagree_are_refused),
         cmocka_unit_test(a_single_file_is_taken_before_an_index_and_nothing_is_named),
     };
