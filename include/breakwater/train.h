@@ -29,8 +29,9 @@ typedef struct bw_state {
  * bw_file_write. */
 int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode);
 /* Read the newest good one in `folder` (or the file `path`): a broken one is named in a warning and the one before is used.
- * *found = false when there is none. A checkpoint of another model, data, buffer or configuration: BW_CANTCREATE with both values. */
-int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const bw_config *config, const char *folder_or_file, bool *found);
+ * *found = false when there is none. state brings the fingerprints of this run: a checkpoint of another model, data, buffer or configuration
+ * is BW_CANTCREATE, with both values. Collective on world. */
+int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const char *folder_or_file, bool *found);
 
 /* ---- trainer: one stage, from configuration to output folder; resumes by itself. Collective on world --------------- */
 /* Returns BW_OK (done, or already done), BW_STOPPED (checkpoint written, requeue), or an error that all ranks share. */

@@ -411,9 +411,8 @@ static int shared_steps(const bw_grid *grid, const char *folder, int64_t *steps,
     return bw_broadcast(grid, steps, listed * (int64_t)sizeof *steps);
 }
 
-int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const bw_config *config, const char *folder_or_file, bool *found)
+int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const char *folder_or_file, bool *found)
 {
-    (void)config;
     *found = false;
     bool foreign = false;
     struct stat info;

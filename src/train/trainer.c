@@ -232,11 +232,11 @@ static int find_checkpoint(bw_trainer *t, bool *found)
 {
     const char *resume = t->config->resume;
     bool automatic = strcmp(resume, "auto") == 0;
-    int status = bw_checkpoint_read(t->grid, &t->state, t->config, t->output.checkpoints.data, found);
+    int status = bw_checkpoint_read(t->grid, &t->state, t->output.checkpoints.data, found);
     if (automatic || *found || (status != BW_OK && status != BW_DATA))
         return status;
     bw_error_clear(); /* each damaged file has had its warning */
-    BW_TRY(bw_checkpoint_read(t->grid, &t->state, t->config, resume, found));
+    BW_TRY(bw_checkpoint_read(t->grid, &t->state, resume, found));
     return *found ? BW_OK : bw_fail(BW_NOINPUT, "--resume %s: no checkpoint there", resume);
 }
 
