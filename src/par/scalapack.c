@@ -154,14 +154,19 @@ static void free_factored(factored *qr)
     bw_free(qr->pivots);
 }
 
-/* The documented minima of p?geqpf and p?orgqr, and room to spare: a workspace query reads arrays that are not there yet. */
+/* The documented minima of p?geqpf and p?orgqr for the largest piece, that of position (0, 0), and room to spare: a workspace query reads
+ * arrays that are not there yet. */
 static int allocate_factored(const bw_grid *grid, factored *qr, const bw_bcyc *layout)
 {
     int block = QR_BLOCK;
+    int64_t rows = bw_bcyc_count(layout->m, block, 0, grid->nprow), cols = bw_bcyc_count(layout->n, block, 0, grid->npcol);
+    int64_t least = layout->m < layout->n ? layout->m : layout->n, work = rows + 3 * cols + block * (rows + cols + block) + 3;
+    if (least > INT_MAX || work > INT_MAX)
+        return bw_fail(BW_SYSTEM, "factoring a %lld x %lld matrix takes more work space than ScaLAPACK's 32-bit integers count; use more ranks",
+                       (long long)layout->m, (long long)layout->n);
     BW_TRY(bw_matrix_create(&qr->matrix, grid, BW_PIECE_F64, layout->m, layout->n, block, block, "qr"));
-    int64_t rows = qr->matrix.rows, cols = qr->matrix.cols;
-    qr->k = (int)(layout->m < layout->n ? layout->m : layout->n);
-    qr->lwork = (int)(rows + 3 * cols + block * (rows + cols + block) + 3);
+    qr->k = (int)least;
+    qr->lwork = (int)work;
     BW_TRY(BW_NEW(qr->tau, cols + block, "qr"));
     BW_TRY(BW_NEW(qr->pivots, cols + block, "qr"));
     BW_TRY(BW_NEW(qr->diagonal, qr->k, "qr"));
@@ -238,6 +243,7 @@ done:
 int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values)
 {
     double *work = NULL;
+    BW_ASSERT(n >= 0 && n < INT_MAX / 34);
     int lwork = 34 * n + 1, info = 0, lda = n > 1 ? n : 1; /* dsyev wants (block + 2) n; its blocks are 32 */
     if (n == 0)
         return BW_OK;
