@@ -50,7 +50,8 @@ int bw_template_turns(bw_template which, const bw_turn *turns, int64_t count, bw
 typedef struct bw_sample {
     int64_t offset;
     int32_t length, prompt_length;
-    int32_t row; /* 1-based line or element */
+    int32_t row;  /* 1-based line or element */
+    int32_t file; /* of the data set's files */
 } bw_sample;
 typedef struct bw_row {
     /* output: NULL when absent; input: NULL or "" when there is none; instruction: the last user turn where the row has messages */
@@ -72,11 +73,17 @@ int bw_rows_load(bw_rows *rows, const char *path, bool need_output, bool drop);
 void bw_rows_free(bw_rows *rows);
 /* The prompt of a row, earlier turns included; `path` is for the message when the template has no place for them. */
 int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out);
+typedef struct bw_data_file {
+    char *path;
+    const char *unit; /* what a sample's `row` counts: "line" or "element" */
+} bw_data_file;
 typedef struct bw_dataset {
     int32_t *tokens; /* all samples, concatenated: prompt + answer + eos */
     int64_t token_count;
     bw_sample *samples;
     int64_t count;
+    bw_data_file *files;
+    int32_t file_count;
     int64_t dropped;        /* rows left out: no answer token left after truncation, not JSON, wrong keys, not UTF-8 */
     int64_t merged_borders; /* rows where BPE merges over the border of prompt and answer */
     int64_t answer_tokens;
@@ -86,6 +93,8 @@ typedef struct bw_dataset {
 int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw_list *paths, bw_template which, int64_t max_length,
                     const char *on_unsupervised);
 void bw_dataset_free(bw_dataset *dataset);
+/* Append where a sample comes from, for a message: "FILE, line 7". */
+int bw_dataset_place(const bw_dataset *dataset, int64_t sample, bw_text *out);
 
 /* ---- batch: step -> samples -> micro-batches; a pure function of (seed, step) ------------------------------------- */
 typedef struct bw_plan {

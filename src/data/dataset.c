@@ -76,8 +76,11 @@ static int add_row(builder *in, const bw_row *row, const char *path)
         return drop_row(in, row, path);
     BW_TRY(grow(in));
     bw_dataset *dataset = in->dataset;
-    dataset->samples[dataset->count++] =
-        (bw_sample){.offset = in->all.count, .length = (int32_t)length, .prompt_length = (int32_t)in->prompt.count, .row = row->row};
+    dataset->samples[dataset->count++] = (bw_sample){.offset = in->all.count,
+                                                     .length = (int32_t)length,
+                                                     .prompt_length = (int32_t)in->prompt.count,
+                                                     .row = row->row,
+                                                     .file = dataset->file_count - 1};
     dataset->merged_borders += borders_differ(&in->prompt, &in->joint);
     dataset->answer_tokens += length - unasked;
     for (int64_t i = 0; i < length; i++)
@@ -98,11 +101,22 @@ static int warn_dropped(const builder *in, const char *path, const char *unit)
     return BW_OK;
 }
 
+/* The file that samples are about to come from. */
+static int name_file(bw_dataset *dataset, const char *path, const char *unit)
+{
+    bw_data_file *file = &dataset->files[dataset->file_count];
+    BW_TRY(BW_NEW(file->path, strlen(path) + 1, "data set"));
+    memcpy(file->path, path, strlen(path));
+    file->unit = unit;
+    dataset->file_count++;
+    return BW_OK;
+}
+
 static int add_file(builder *in, const char *path)
 {
     bw_rows rows;
     BW_TRY(bw_rows_load(&rows, path, true, in->drop));
-    int status = BW_OK;
+    int status = name_file(in->dataset, path, rows.count ? rows.rows[0].unit : "row");
     in->dropped = 0;
     for (int64_t i = 0; i < rows.count && status == BW_OK; i++)
         status = add_row(in, &rows.rows[i], path);
@@ -158,6 +172,7 @@ int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw
     in.drop = strcmp(on_unsupervised, "drop") == 0;
     BW_GO(find_end(&in));
     BW_GO(fingerprint_settings(&in));
+    BW_GO(BW_NEW(dataset->files, paths->count, "data set"));
     for (int i = 0; i < paths->count; i++)
         BW_GO(add_file(&in, paths->items[i]));
     if (dataset->count == 0)
@@ -182,5 +197,15 @@ void bw_dataset_free(bw_dataset *dataset)
 {
     bw_free(dataset->tokens);
     bw_free(dataset->samples);
+    for (int32_t i = 0; i < dataset->file_count; i++)
+        bw_free(dataset->files[i].path);
+    bw_free(dataset->files);
     *dataset = (bw_dataset){0};
+}
+
+int bw_dataset_place(const bw_dataset *dataset, int64_t sample, bw_text *out)
+{
+    const bw_sample *at = &dataset->samples[sample];
+    const bw_data_file *file = &dataset->files[at->file];
+    return bw_text_addf(out, "%s, %s %d", file->path, file->unit, at->row);
 }

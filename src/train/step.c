@@ -43,11 +43,14 @@ static int loss_not_finite(const bw_trainer *t, int64_t count, int32_t which)
 {
     bw_text rows = {0};
     for (int64_t i = 0; i < count; i++)
-        if (t->group[i] == which)
-            (void)bw_text_addf(&rows, "%s%d", rows.length ? ", " : "", t->data.samples[t->samples[i]].row);
-    int status = bw_fail(
-        BW_DATA, "step %" PRId64 ": the loss is not finite on the micro-batch of data rows %s; lower --lr, raise --warmup, or look at these rows",
-        t->state.step + 1, rows.data ? rows.data : "?");
+        if (t->group[i] == which) {
+            if (rows.length)
+                (void)bw_text_add(&rows, "; ", 2);
+            (void)bw_dataset_place(&t->data, t->samples[i], &rows); /* the message may be short of names */
+        }
+    int status =
+        bw_fail(BW_DATA, "step %" PRId64 ": the loss is not finite on the micro-batch of %s; lower --lr, raise --warmup, or look at these rows",
+                t->state.step + 1, rows.data ? rows.data : "?");
     bw_text_free(&rows);
     return status;
 }

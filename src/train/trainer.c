@@ -51,11 +51,17 @@ static int check_required(const bw_config *config)
 static int check_positions(const bw_trainer *t)
 {
     int64_t positions = bw_source_spec(t->source)->max_positions;
-    for (int64_t i = 0; i < t->data.count; i++)
-        if (t->data.samples[i].length > positions)
-            return bw_fail(BW_USAGE, "data row %d has %d tokens, the model %" PRId64 " positions; give --max-length %" PRId64 " or less",
-                           t->data.samples[i].row, t->data.samples[i].length, positions, positions);
-    return BW_OK;
+    int64_t i = 0;
+    while (i < t->data.count && t->data.samples[i].length <= positions)
+        i++;
+    if (i == t->data.count)
+        return BW_OK;
+    bw_text place = {0};
+    (void)bw_dataset_place(&t->data, i, &place);
+    int status = bw_fail(BW_USAGE, "%s: %d tokens, and the model has %" PRId64 " positions; give --max-length %" PRId64 " or less",
+                         place.data ? place.data : "?", t->data.samples[i].length, positions, positions);
+    bw_text_free(&place);
+    return status;
 }
 
 static int load_data(bw_trainer *t)

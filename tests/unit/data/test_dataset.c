@@ -263,6 +263,13 @@ static void several_files_are_one_data_set(void **state)
     assert_int_equal(bw_dataset_load(&dataset, tokenizer, &list, BW_TEMPLATE_PLAIN, 64, "drop"), BW_OK);
     assert_int_equal(bw_dataset_load(&turned, tokenizer, &back, BW_TEMPLATE_PLAIN, 64, "drop"), BW_OK);
     assert_int_equal(dataset.count, 3);
+    bw_text places = {0}, wanted = {0};
+    for (int64_t i = 0; i < 3; i++)
+        assert_int_equal(bw_dataset_place(&dataset, i, &places), BW_OK);
+    assert_int_equal(bw_text_addf(&wanted, "%s, line 1%s, element 1%s, element 2", one, two, two), BW_OK);
+    assert_string_equal(places.data, wanted.data);
+    bw_text_free(&places);
+    bw_text_free(&wanted);
     assert_memory_not_equal(&dataset.fingerprint, &turned.fingerprint, sizeof(bw_hash));
     bw_dataset_free(&dataset);
     bw_dataset_free(&turned);
