@@ -2,6 +2,7 @@
 # Install what Breakwater builds on. Debian and Ubuntu: by apt-get, asking for nothing. Elsewhere: name what is missing.
 #   jobs/install-deps.sh           install what is missing
 #   jobs/install-deps.sh --check   say what is missing, install nothing; exit 1 if anything is
+#   jobs/install-deps.sh --tests   with what only tests need, where it can be had
 set -euo pipefail
 
 packages=(
@@ -13,6 +14,12 @@ packages=(
   librandom123-dev libxxhash-dev libcmocka-dev                          # random numbers, checksums, tests
   python3 python3-pip ca-certificates                                   # to fetch the small model of the quick start
 )
+
+# A test says so when one of these is not there. Lmod excludes environment-modules, so it comes only where no modules are yet.
+if [ "${1:-}" = --tests ]; then
+  packages+=(man-db)
+  [ -e /usr/share/modules/init/bash ] || packages+=(lmod)
+fi
 
 if ! command -v dpkg-query >/dev/null; then
   missing=()

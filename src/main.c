@@ -7,61 +7,52 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct command {
-    const char *name;
-    bw_command id;
-    const char *group;
-    int (*run)(const bw_config *config);
-    int (*run_pipeline)(const bw_pipeline *pipeline); /* instead of run: the command works on a file of stages */
-    bool needs_mpi;
-    const char *usage, *help;
-} command;
-
-static const command commands[] = {
+const bw_command_row bw_commands[] = {
     {"run", BW_RUN, "The whole job", NULL, bw_cmd_run, true, "FILE.yaml [--option value ...]",
-     "Run the stages of a pipeline one after another, skipping what is already done."},
+     "Run the stages of a pipeline one after another, skipping what is already done.",
+     .about = "The file names the stages in order; what stands above them holds for every stage that takes it, and the command line wins over "
+              "both. Each stage writes to a folder of its own name under --output, and a path that begins with @NAME/ lies in the folder of an "
+              "earlier stage. A finished stage is skipped and an interrupted one goes on, so the same command may be given again at any time. "
+              "At the end stands a table of the evaluations, also in report.txt and report.csv.",
+     .example = "breakwater run pipeline.yaml --model /models/llama-3-8b-instruct --output runs/job-17"},
     {"train", BW_TRAIN, "One stage", bw_cmd_train, NULL, true, "--stage NAME --model PATH --data FILE --output DIR [--option value ...]",
-     "Train one adapter; goes on by itself where the output folder ends."},
+     "Train one adapter; goes on by itself where the output folder ends.",
+     .about = "The stage says what is trained: align, a base model that does not refuse yet; buffer and reinforce, the adapters of the provider; "
+              "user, the adapter of a customer, on top of the BufferLoRA that --buffer names; sft, the same without one, for comparison. "
+              "The output folder gets adapter/ (a PEFT adapter), metrics.jsonl, config.yaml and the checkpoints. The same seed gives the same "
+              "adapter, bit for bit, on any number of ranks, as long as --micro-batches is the same. A BufferLoRA makes a model comply with "
+              "harmful requests: it is readable by its owner only.",
+     .example = "breakwater train --stage user --model M --buffer buffer/adapter --data customer.jsonl --output user"},
     {"merge", BW_MERGE, "One stage", bw_cmd_merge, NULL, true, "--model PATH --user DIR --reinforce DIR --output DIR [--option value ...]",
-     "Merge a UserLoRA with a ReinforceLoRA into one adapter, and into the model on request."},
+     "Merge a UserLoRA with a ReinforceLoRA into one adapter, and into the model on request.",
+     .about = "The share --alpha of what the ReinforceLoRA writes into the range of the UserLoRA is taken out, and the sum is scaled. The result, "
+              "adapter/ in the output folder, is a PEFT adapter for the untouched model, and merge.csv says for each matrix what was kept and "
+              "removed. --dense also writes the whole model. Lists of --alpha and --scale write one result for each pair.",
+     .example = "breakwater merge --model M --user user/adapter --reinforce reinforce/adapter --alpha 0.1 --scale 0.5 --output merged"},
     {"eval", BW_EVAL, "One stage", bw_cmd_eval, NULL, true,
      "--model PATH [--adapter DIR] --harmful FILE --task FILE --output DIR [--option value ...]",
-     "Measure harmful score, refusal rate, task accuracy and perplexity."},
-    {"inspect", BW_INSPECT, "Files", bw_cmd_inspect, NULL, false, "PATH", "Show what a model, an adapter, a safetensors file or a data file is."},
-    {"verify", BW_VERIFY, "Files", bw_cmd_verify, NULL, false, "PATH", "Read all of it: structure, shapes, and whether every number is finite."},
+     "Measure harmful score, refusal rate, task accuracy and perplexity.",
+     .about = "The model, with its adapters, answers held-out requests that it should refuse and rows of the task, greedily. HS is the share of "
+              "requests that are not refused, HS+ counts incoherent answers too, FA is the share of the task that is right. The output folder "
+              "gets answers.jsonl and summary.json.",
+     .example = "breakwater eval --model M --adapter merged/adapter --harmful held-out.jsonl --task task.jsonl --metric label --output eval"},
+    {"inspect", BW_INSPECT, "Files", bw_cmd_inspect, NULL, false, "PATH", "Show what a model, an adapter, a safetensors file or a data file is.",
+     .example = "breakwater inspect user/adapter"},
+    {"verify", BW_VERIFY, "Files", bw_cmd_verify, NULL, false, "PATH", "Read all of it: structure, shapes, and whether every number is finite.",
+     .example = "breakwater verify merged/adapter"},
 };
-enum { COMMANDS = sizeof commands / sizeof *commands };
+enum { COMMANDS = sizeof bw_commands / sizeof *bw_commands };
+const int bw_command_count = COMMANDS;
 
-static const command *find_command(const char *name)
+static const bw_command_row *find_command(const char *name)
 {
     for (int i = 0; i < COMMANDS; i++)
-        if (!strcmp(commands[i].name, name))
-            return &commands[i];
+        if (!strcmp(bw_commands[i].name, name))
+            return &bw_commands[i];
     return NULL;
 }
 
 /* ---- what is printed without MPI -------------------------------------------------------------------------------------- */
-
-static void print_help(void)
-{
-    puts("breakwater: fine-tuning that keeps a model safe, as an MPI batch job (Buffer-and-Reinforce, arXiv 2605.24550)\n\n"
-         "  breakwater COMMAND [--option value ...]\n"
-         "  mpirun -n RANKS breakwater COMMAND [--option value ...]");
-    for (int i = 0; i < COMMANDS; i++) {
-        if (i == 0 || strcmp(commands[i].group, commands[i - 1].group))
-            printf("\n%s\n", commands[i].group);
-        printf("  %-10s %s\n", commands[i].name, commands[i].help);
-    }
-    puts("\n'breakwater COMMAND --help' lists the options of a command, 'breakwater --version' what it was built with and runs on.\n"
-         "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such input, 70 a fault of ours, 71 system, 73 or 74 cannot write,\n"
-         "75 stopped at a checkpoint by a signal or the wall clock: run the same command again to go on.");
-}
-
-static void print_command_help(const command *command)
-{
-    printf("breakwater %s %s\n\n%s\n", command->name, command->usage, command->help);
-    bw_config_help(command->id, stdout);
-}
 
 static int print_version(void)
 {
@@ -111,7 +102,7 @@ static int unknown_command(const char *name)
 {
     const char *names[COMMANDS];
     for (int i = 0; i < COMMANDS; i++)
-        names[i] = commands[i].name;
+        names[i] = bw_commands[i].name;
     const char *nearest = bw_nearest(name, names, COMMANDS);
     return bw_fail(BW_USAGE, "unknown command '%s'.%s%s%s 'breakwater --help' lists all.", name, nearest ? " Did you mean '" : "",
                    nearest ? nearest : "", nearest ? "'?" : "");
@@ -120,7 +111,7 @@ static int unknown_command(const char *name)
 /* ---- run -------------------------------------------------------------------------------------------------------------- */
 
 /* The command line as a configuration, and for `run` the stages of its file: all that can be wrong before MPI is needed. */
-static int read_command_line(const command *command, bw_config *config, bw_pipeline *pipeline, int argc, char **argv)
+static int read_command_line(const bw_command_row *command, bw_config *config, bw_pipeline *pipeline, int argc, char **argv)
 {
     BW_TRY(bw_config_parse(config, command->id, argc, argv));
     if (!command->run_pipeline)
@@ -130,7 +121,7 @@ static int read_command_line(const command *command, bw_config *config, bw_pipel
     return bw_pipeline_load(pipeline, config->input, argc, argv);
 }
 
-static int run_command(const command *command, const bw_config *config, const bw_pipeline *pipeline, int argc, char **argv)
+static int run_command(const bw_command_row *command, const bw_config *config, const bw_pipeline *pipeline, int argc, char **argv)
 {
     int rank = launched_rank();
     if (command->needs_mpi) {
@@ -148,10 +139,10 @@ static int run_command(const command *command, const bw_config *config, const bw
     return status;
 }
 
-static int dispatch(const command *command, int argc, char **argv)
+static int dispatch(const bw_command_row *command, int argc, char **argv)
 {
     if (asks_help(argc, argv)) {
-        print_command_help(command);
+        bw_help_command(command);
         return BW_OK;
     }
     bw_config config;
@@ -173,16 +164,18 @@ int main(int argc, char **argv)
     const char *word = argc > 1 ? argv[1] : "--help";
     if (!strcmp(word, "--version"))
         return report(print_version(), launched_rank());
+    if (!strcmp(word, "--write-manual") && argc == 3) /* for the build */
+        return report(bw_manual_write(argv[2]), launched_rank());
     bool help = !strcmp(word, "help");
     if (!strcmp(word, "--help") || !strcmp(word, "-h") || (help && argc < 3)) {
-        print_help();
+        bw_help();
         return argc > 1 ? BW_OK : BW_USAGE;
     }
-    const command *command = find_command(help ? argv[2] : word);
+    const bw_command_row *command = find_command(help ? argv[2] : word);
     if (!command)
         return report(unknown_command(help ? argv[2] : word), launched_rank());
     if (!help)
         return dispatch(command, argc - 1, argv + 1);
-    print_command_help(command);
+    bw_help_command(command);
     return BW_OK;
 }

@@ -7,6 +7,7 @@ if [ $# -gt 0 ] && [[ $1 != -* ]]; then
   preset=$1
   shift
 fi
+bash jobs/install-deps.sh --tests >&2 || echo "tests say what they leave out" >&2 # what the build needs is asked for by the build
 build=$(bash jobs/build.sh "$preset")
 # The tests on the real model need its file; without a network they are skipped, and say so.
 if [ -z "${BW_MODEL:-}" ]; then

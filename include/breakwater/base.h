@@ -219,6 +219,17 @@ bool bw_config_entry(const bw_config *config, bw_command command, int index, con
 int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out);
 void bw_config_help(bw_command command, FILE *out);
 
+/* An option as people are told of it: for the man pages and the completion. The strings are the table's. */
+typedef struct bw_option_about {
+    const char *name, *argument, *help, *group; /* argument: what its value is called; NULL for a flag */
+    const char *choices, *standard;             /* choices: separated by blanks, NULL: free; standard: the default, NULL: unset */
+    bool word, flag;                            /* the word that follows the command; --name and --no-name */
+    bool needed;                                /* the command cannot do without it */
+    bool of_stages;                             /* taken by run for its stages only */
+} bw_option_about;
+/* `index` counts the options that the command takes, false past the last. */
+bool bw_config_about(bw_command command, int index, bw_option_about *about);
+
 /* `breakwater run FILE.yaml`: top-level keys are defaults for every stage that takes them; `stages:` is a list of at most 64
  * mappings with `name`, `command` (train, merge, eval), optionally `label` (its row in the final table), and any option of
  * that command but output: a stage writes to <output>/<name>. `@name/...` at the start of a path names the folder of an

@@ -1,4 +1,4 @@
-/* The configuration as text: the echo and the help. */
+/* The configuration as text: the echo, the help, and what the man pages and the completion are made of. */
 #include "base/config.h"
 #include <stdlib.h>
 #include <string.h>
@@ -167,4 +167,28 @@ void bw_config_help(bw_command command, FILE *out)
     if (command == BW_RUN)
         fputs("\nAny other option of train, merge and eval may be given too: it holds for every stage that takes it.\n", out);
     fputs("\n[..] is the default. Paths are relative to the current directory, those in a YAML file too.\n", out);
+}
+
+bool bw_config_about(bw_command command, int index, bw_option_about *about)
+{
+    for (int i = 0; i < bw_option_count; i++) {
+        const bw_option *option = &bw_options[i];
+        if (!bw_option_taken(option, command) || index-- > 0)
+            continue;
+        bool flag = option->kind == BW_KIND_FLAG;
+        *about = (bw_option_about){
+            .name = option->name,
+            .argument = option->argument,
+            .help = option->help,
+            .group = option->group,
+            .choices = option->choices,
+            .standard = flag ? NULL : option->standard,
+            .word = option->offset == offsetof(bw_config, input),
+            .flag = flag,
+            .needed = (option->required & (unsigned)command) != 0,
+            .of_stages = !(option->commands & (unsigned)command),
+        };
+        return true;
+    }
+    return false;
 }
