@@ -449,6 +449,26 @@ static void help_lists_every_option_of_the_command(void **state)
     }
 }
 
+/* The man pages and the completion are made of this. */
+static void every_option_that_a_command_takes_is_told_of(void **state)
+{
+    (void)state;
+    for (int c = 0; c < COMMANDS; c++) {
+        int told = 0;
+        bw_option_about about;
+        for (; bw_config_about(all_commands[c], told, &about); told++) {
+            const bw_option *option = bw_option_find(all_commands[c], about.name);
+            assert_non_null(option);
+            assert_true(about.group && about.help && (about.argument || about.flag));
+            assert_int_equal(about.of_stages, all_commands[c] == BW_RUN && !(option->commands & BW_RUN));
+        }
+        int taken = 0;
+        for (int i = 0; i < bw_option_count; i++)
+            taken += bw_option_taken(&bw_options[i], all_commands[c]);
+        assert_int_equal(told, taken);
+    }
+}
+
 static int remove_file(void **state)
 {
     (void)state;
@@ -474,6 +494,7 @@ int main(void)
         cmocka_unit_test(nothing_in_yaml_means_the_default),
         cmocka_unit_test(hostile_yaml_is_bounded),
         cmocka_unit_test(help_lists_every_option_of_the_command),
+        cmocka_unit_test(every_option_that_a_command_takes_is_told_of),
     };
     return cmocka_run_group_tests(tests, NULL, remove_file);
 }
