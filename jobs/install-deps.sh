@@ -45,7 +45,10 @@ missing=()
 for package in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "all ${#packages[@]} packages are installed"
+  exit 0
+fi
 if [ "${1:-}" = --check ]; then
   echo "missing: ${missing[*]}"
   exit 1
@@ -56,7 +59,25 @@ if [ "$(id -u)" -ne 0 ]; then
   command -v sudo >/dev/null || { echo "not root and no sudo: ask your administrator for: ${missing[*]}" >&2; exit 1; }
   as_root=(sudo)
 fi
-echo "installing: ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-"${as_root[@]}" apt-get update -qq
-"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+log=$(mktemp "${TMPDIR:-/tmp}/breakwater-install.XXXXXX")
+trap 'rm -f "$log"' EXIT
+
+# apt_get PATTERN ACTION argument...: run apt-get, show the lines that say how far it is, and all of its last words when it fails.
+apt_get() {
+  local pattern=$1 status=0
+  shift
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 "$@" </dev/null 2>&1 | tee "$log" |
+    { grep --line-buffered -E "$pattern" || true; } | cut -c 1-110 || status=${PIPESTATUS[0]}
+  [ "$status" -ne 0 ] || return 0
+  echo "apt-get $1 failed (exit code $status); its last lines:" >&2
+  tail -n 15 "$log" >&2
+  echo "no network, another apt-get at work, or a full disk are the usual reasons; run this script again afterwards" >&2
+  exit 1
+}
+
+echo "${#missing[@]} of ${#packages[@]} packages are missing: ${missing[*]}"
+echo "1 of 2: the package lists (apt-get update)"
+apt_get '^(Err|E:)' update
+echo "2 of 2: download and install, with what these packages need in turn; some minutes"
+apt_get '^(Need to get|After this|Get:|Setting up|E:)' install -y --no-install-recommends "${missing[@]}"
+echo "all packages are installed"
