@@ -17,9 +17,9 @@ enum {
     BW_NOINPUT = 66,    /* a file is missing or unreadable */
     BW_BUG = 70,        /* a fault of ours */
     BW_SYSTEM = 71,     /* out of memory, no shared memory, MPI failed */
-    BW_CANTCREATE = 73, /* an output cannot be created, or belongs to another run */
-    BW_IO = 74,         /* reading or writing broke off (full disk) */
-    BW_STOPPED = 75     /* stopped at a checkpoint by a signal or the wall clock: requeue */
+    BW_CANTCREATE = 73, /* an output cannot be created, belongs to another run, or is in use by one */
+    BW_IO = 74,         /* reading or writing broke off (full disk, a file cut short while it is read) */
+    BW_STOPPED = 75     /* stopped by a signal or the wall clock: requeue */
 };
 
 /* Record a message (what, where, what was expected, what to do) and return `status`. The first message since
@@ -57,7 +57,9 @@ void bw_log_quiet(bool no_progress);                                         /* 
 void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stdout */
 void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stderr, "breakwater: warning: ..." */
 void bw_warn_here(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* A line that replaces itself on a terminal, and is printed at most every 10 s elsewhere; bw_info() starts a new line. */
+/* A line that says how far things are. On a terminal it replaces itself, once a second; elsewhere, which is under every launcher (they give ranks
+ * a terminal whose other end may be a file), it is a line of its own, every 10 s. The newest line that was held back comes before what
+ * bw_info() or bw_warn() says next, so the last one is never lost. */
 void bw_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- memory -------------------------------------------------------------------------------------------------------
@@ -88,7 +90,9 @@ typedef struct bw_map { /* a file mapped read-only; owner closes */
     size_t size;
     char *path;
 } bw_map;
-int bw_map_open(bw_map *map, const char *path); /* BW_NOINPUT with errno's text; an empty file maps to size 0 */
+/* BW_NOINPUT with errno's text; an empty file maps to size 0. A file that somebody cuts short while it is mapped ends the process at the first touch
+ * of what is gone, with a line that names the file and exit code BW_IO. */
+int bw_map_open(bw_map *map, const char *path);
 void bw_map_close(bw_map *map);
 /* Write a whole file so that it is there complete or not at all: temporary name, fsync, rename, fsync of the folder.
  * mode is that of open(2), e.g. 0644, or 0600 for a BufferLoRA. BW_CANTCREATE or BW_IO. */
@@ -98,6 +102,25 @@ int bw_file_publish(const char *temporary, const char *path);
 int bw_dir_make(const char *path); /* mkdir -p */
 bool bw_file_exists(const char *path);
 int bw_path(bw_text *out, const char *folder, const char *name); /* out = folder/name */
+
+/* ---- an output folder: one job at a time, and nothing in it is deleted that the program did not write ------------ */
+typedef struct bw_lock {
+    bw_text folder, path; /* path: of the file .lock in it */
+    bool made;            /* the folder was not there */
+    int descriptor;       /* -1: not held */
+} bw_lock;
+/* Make the folder and hold it until bw_folder_unlock() or the end of the process, however it ends: the lock is the operating system's, and a file
+ * .lock that a killed job left keeps nobody out. Held by another process, here or on another node: BW_CANTCREATE names it. A file system without
+ * locks is worth a warning. One process of a job does this for all. Local. */
+int bw_folder_lock(bw_lock *lock, const char *folder);
+void bw_folder_unlock(bw_lock *lock); /* a folder made for nothing goes again */
+/* `names` ends with NULL, and is what a command writes beside config.yaml. A folder without config.yaml in which one of them is belongs to
+ * somebody else: BW_CANTCREATE. Other files in it are nobody's business. */
+int bw_folder_check(const char *folder, const char *const *names);
+/* Delete the entries of these names, folders with all that is in them; what is not there is fine. Their unfinished ones go with them. */
+int bw_folder_remove(const char *folder, const char *const *names);
+/* Delete only what a killed job left unfinished of them: <name>.tmp, .tmp-write, .tmp-old. */
+int bw_folder_sweep(const char *folder, const char *const *names);
 
 typedef struct bw_hash { /* XXH3-128 */
     uint64_t high, low;

@@ -2,6 +2,7 @@
 #include "breakwater/base.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -14,6 +15,69 @@ static int copy_string(char **to, const char *from)
     BW_TRY(BW_NEW(*to, bytes, "text"));
     memcpy(*to, from, bytes);
     return BW_OK;
+}
+
+/* ---- mapped files ------------------------------------------------------------------------------------------------
+ * Touching a page that its file has lost brings SIGBUS. The handler may call next to nothing: it looks into a table and writes. */
+enum { MOST_NAMED = 512 }; /* mappings beyond it work, and end without a line when they break */
+static struct {
+    const uint8_t *volatile data;
+    size_t size;
+    const char *path;
+} named[MOST_NAMED];
+
+typedef struct line {
+    char text[1024];
+    size_t length;
+} line;
+
+static void add(line *out, const char *text)
+{
+    for (; *text && out->length < sizeof out->text - 1; text++)
+        out->text[out->length++] = (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text;
+}
+
+static void on_lost_page(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    for (int i = 0; i < MOST_NAMED; i++) {
+        uintptr_t at = (uintptr_t)info->si_addr, first = (uintptr_t)named[i].data;
+        if (!first || at < first || at - first >= named[i].size)
+            continue;
+        line out = {.length = 0};
+        add(&out, "breakwater: error: ");
+        add(&out, named[i].path);
+        add(&out, ": became shorter while it was read, or its disk failed; put the whole file back and run the same command again");
+        out.text[out.length++] = '\n';
+        if (write(STDERR_FILENO, out.text, out.length) < 0)
+            out.length = 0; /* nobody hears it; the exit code says the rest */
+        _exit(BW_IO);
+    }
+    signal(number, SIG_DFL); /* no file of ours: the touch is repeated and ends the process as it would have */
+}
+
+static void enter(const bw_map *map)
+{
+    static bool watching;
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
+    sigemptyset(&action.sa_mask);
+    if (!watching)
+        sigaction(SIGBUS, &action, NULL);
+    watching = true;
+    for (int i = 0; map->data && i < MOST_NAMED; i++)
+        if (!named[i].data) {
+            named[i].size = map->size;
+            named[i].path = map->path;
+            named[i].data = map->data;
+            return;
+        }
+}
+
+static void leave(const bw_map *map)
+{
+    for (int i = 0; map->data && i < MOST_NAMED; i++)
+        if (named[i].data == map->data)
+            named[i].data = NULL;
 }
 
 static int map_descriptor(bw_map *map, int descriptor, const char *path)
@@ -45,11 +109,14 @@ int bw_map_open(bw_map *map, const char *path)
         status = copy_string(&map->path, path);
     if (status != BW_OK)
         bw_map_close(map);
+    else
+        enter(map);
     return status;
 }
 
 void bw_map_close(bw_map *map)
 {
+    leave(map);
     if (map->data)
         munmap((void *)map->data, map->size);
     bw_free(map->path);

@@ -2,11 +2,12 @@
 #include "breakwater/base.h"
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { MESSAGE_BYTES = 2048 };
-static const double progress_interval = 10; /* seconds between progress lines where stdout is not a terminal */
+static const double terminal_interval = 1, file_interval = 10; /* seconds between progress lines */
 
 static char message[MESSAGE_BYTES];
 static atomic_bool message_taken; /* threads of a rank may fail at the same time: one of them speaks */
@@ -14,6 +15,7 @@ static int log_rank;
 static bool quiet;
 static bool progress_open; /* the cursor is at the end of a progress line */
 static double progress_last = -1e9;
+static char progress_held[256]; /* the newest progress line, where it is not printed yet */
 
 /* Names from hostile files end up in messages: keep them one line and harmless to a terminal. */
 static void make_printable(char *text)
@@ -56,13 +58,51 @@ void bw_log_quiet(bool no_progress)
     quiet = no_progress;
 }
 
+/* ---- progress ----------------------------------------------------------------------------------------------------- */
+
+/* Launchers give a rank a terminal of their own making, whatever their output goes to: only where none is at work a terminal is one. */
+static bool on_terminal(void)
+{
+    static const char *const launchers[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++)
+        if (getenv(launchers[i]))
+            return false;
+    return isatty(STDOUT_FILENO);
+}
+
+static void print_progress(void)
+{
+    bool terminal = on_terminal();
+    printf(terminal ? "\r%s\033[K" : "%s\n", progress_held);
+    progress_held[0] = 0;
+    progress_open = terminal;
+    progress_last = bw_now();
+    fflush(stdout);
+}
+
+void bw_progress(const char *format, ...)
+{
+    if (log_rank != 0 || quiet)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(progress_held, sizeof progress_held, format, arguments);
+    va_end(arguments);
+    if (bw_now() - progress_last >= (on_terminal() ? terminal_interval : file_interval))
+        print_progress();
+}
+
 static void end_progress(void)
 {
+    if (*progress_held)
+        print_progress();
     if (progress_open)
         fputc('\n', stdout);
     progress_open = false;
     fflush(stdout);
 }
+
+/* ---- lines -------------------------------------------------------------------------------------------------------- */
 
 void bw_info(const char *format, ...)
 {
@@ -102,23 +142,4 @@ void bw_warn_here(const char *format, ...)
     va_start(arguments, format);
     warn_line(format, arguments);
     va_end(arguments);
-}
-
-void bw_progress(const char *format, ...)
-{
-    if (log_rank != 0 || quiet)
-        return;
-    bool terminal = isatty(STDOUT_FILENO);
-    if (!terminal && bw_now() - progress_last < progress_interval)
-        return;
-    progress_last = bw_now();
-    va_list arguments;
-    va_start(arguments, format);
-    if (terminal)
-        fputs("\r", stdout);
-    vprintf(format, arguments);
-    va_end(arguments);
-    fputs(terminal ? "\033[K" : "\n", stdout);
-    progress_open = terminal;
-    fflush(stdout);
 }

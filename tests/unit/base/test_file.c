@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -181,6 +182,41 @@ static void paths_join_with_one_slash(void **state)
     bw_text_free(&path);
 }
 
+/* Touches the last byte of a mapped file that is cut short meanwhile; gives the exit status, and what was said. */
+static int read_what_was_cut(const char *path, char *said, size_t room)
+{
+    int lines[2], status = 0;
+    assert_int_equal(pipe(lines), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        bw_map map, other;
+        dup2(lines[1], STDERR_FILENO);
+        if (bw_map_open(&other, "/proc/self/exe") != BW_OK || bw_map_open(&map, path) != BW_OK || truncate(path, 10) != 0)
+            _exit(1);
+        _exit(((const volatile uint8_t *)map.data)[map.size - 1]);
+    }
+    close(lines[1]);
+    size_t length = 0;
+    for (ssize_t got = 1; got > 0; length += got > 0 ? (size_t)got : 0)
+        got = read(lines[0], said + length, room - 1 - length);
+    said[length] = 0;
+    close(lines[0]);
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void a_file_cut_short_while_it_is_read_is_named(void **state)
+{
+    (void)state;
+    static char bytes[3 * 65536];
+    char said[512];
+    assert_int_equal(bw_file_write(in_folder("model"), bytes, sizeof bytes, 0644), BW_OK);
+    assert_int_equal(read_what_was_cut(in_folder("model"), said, sizeof said), BW_IO);
+    assert_non_null(strstr(said, "breakwater: error: "));
+    assert_non_null(strstr(said, in_folder("model")));
+    assert_ptr_equal(strchr(said, '\n'), said + strlen(said) - 1);
+}
+
 static void hashes_tell_content_and_order_apart(void **state)
 {
     (void)state;
@@ -205,6 +241,7 @@ int main(void)
         cmocka_unit_test(folders_are_made_with_all_above_them),
         cmocka_unit_test(what_cannot_be_read_is_no_input),
         cmocka_unit_test(paths_join_with_one_slash),
+        cmocka_unit_test(a_file_cut_short_while_it_is_read_is_named),
         cmocka_unit_test(hashes_tell_content_and_order_apart),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -1,8 +1,12 @@
 /* Messages, memory, text and clock. */
 #include "breakwater/base.h"
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static void the_first_message_is_kept_until_it_is_cleared(void **state)
@@ -166,6 +170,79 @@ static void events_add_up(void **state)
         assert_non_null(bw_event_name((bw_event)event));
 }
 
+/* The work of a child process: 500 progress lines as fast as it can, and an end. */
+static void progress_to(int descriptor)
+{
+    dup2(descriptor, STDOUT_FILENO);
+    for (int i = 1; i <= 500; i++)
+        bw_progress("step %d of 500", i);
+    bw_info("end");
+    fflush(stdout);
+    _exit(0);
+}
+
+static void read_all(int descriptor, char *text, size_t room)
+{
+    size_t length = 0;
+    for (ssize_t got = 1; got > 0; length += got > 0 ? (size_t)got : 0)
+        got = read(descriptor, text + length, room - 1 - length);
+    text[length] = 0;
+}
+
+static const char *const launchers[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+
+static void a_log_file_gets_the_first_and_the_last_progress_line(void **state)
+{
+    (void)state;
+    int lines[2], status;
+    char text[8192];
+    assert_int_equal(pipe(lines), 0);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0)
+        progress_to(lines[1]);
+    close(lines[1]);
+    read_all(lines[0], text, sizeof text);
+    close(lines[0]);
+    waitpid(child, &status, 0);
+    assert_string_equal(text, "step 1 of 500\nstep 500 of 500\nend\n");
+}
+
+/* The other end of a pseudo-terminal: mpirun gives its ranks one, whatever its own output is. */
+static void what_is_on_a_terminal(bool launched, char *text, size_t room)
+{
+    int status, master = posix_openpt(O_RDWR | O_NOCTTY);
+    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++)
+            unsetenv(launchers[i]);
+        if (launched)
+            setenv(launchers[0], "0", 1);
+        progress_to(open(ptsname(master), O_RDWR | O_NOCTTY));
+    }
+    waitpid(child, &status, 0);
+    read_all(master, text, room);
+    close(master);
+}
+
+static void a_terminal_gets_a_progress_line_that_replaces_itself(void **state)
+{
+    (void)state;
+    char text[8192];
+    what_is_on_a_terminal(false, text, sizeof text);
+    assert_string_equal(text, "\rstep 1 of 500\033[K\rstep 500 of 500\033[K\r\nend\r\n");
+}
+
+static void the_terminal_that_a_launcher_makes_is_taken_for_a_file(void **state)
+{
+    (void)state;
+    char text[8192];
+    what_is_on_a_terminal(true, text, sizeof text);
+    assert_string_equal(text, "step 1 of 500\r\nstep 500 of 500\r\nend\r\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,6 +257,9 @@ int main(void)
         cmocka_unit_test(text_grows_and_stays_terminated),
         cmocka_unit_test(the_nearest_word_is_the_one_meant),
         cmocka_unit_test(events_add_up),
+        cmocka_unit_test(a_log_file_gets_the_first_and_the_last_progress_line),
+        cmocka_unit_test(a_terminal_gets_a_progress_line_that_replaces_itself),
+        cmocka_unit_test(the_terminal_that_a_launcher_makes_is_taken_for_a_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
