@@ -30,6 +30,9 @@ typedef struct bw_grid {
 
 int bw_par_start(int *argc, char ***argv); /* MPI_THREAD_FUNNELED; BW_SYSTEM */
 void bw_par_finish(void);                  /* after a failure all ranks agreed on, too */
+/* As bw_agree, before there is a grid, on what each rank does for itself. Where some ranks fail and others do not, the message names the rank and
+ * its node. Collective on all ranks of the job. */
+int bw_par_agree(int status);
 int bw_par_rank(void);
 int bw_par_size(void);
 int bw_par_local_size(void);      /* ranks on this node. Collective on world; 1 before bw_par_start */
@@ -51,8 +54,22 @@ int bw_max_ints(const bw_grid *grid, int64_t *values, int count);
 int bw_min_max(const bw_grid *grid, double value, double *min, double *max);
 /* Rank 0 gets every rank's bytes, concatenated in rank order; offsets[size+1], written on rank 0 only. Elsewhere *all is NULL. bw_free *all. */
 int bw_collect(const bw_grid *grid, const void *mine, int64_t count, char **all, int64_t *offsets);
-bool bw_grid_stop_requested(void); /* SIGUSR1 or SIGTERM arrived; one more SIGTERM over a second later leaves at once (128 + 15). Local */
+
+/* ---- stop: signals and the wall clock ask a job to end at the next place where it can go on later ------------------ */
 void bw_grid_catch_signals(void);  /* first thing in main() */
+bool bw_grid_stop_requested(void); /* SIGUSR1 or SIGTERM arrived; one more SIGTERM over a second later leaves at once (128 + 15). Local */
+/* Has the job to stop: asked to, or fewer than `seconds` left of --time-limit (`minutes` since the program was started, 0: none) or of the Slurm
+ * job (SLURM_JOB_END_TIME)? Local: agree on it. */
+bool bw_stop_wanted(double minutes, double seconds);
+/* The clock of a loop: how long its rounds take, so that another is begun only when there is time for it. */
+typedef struct bw_rounds {
+    double minutes;        /* --time-limit */
+    double began, longest; /* seconds */
+} bw_rounds;
+bw_rounds bw_rounds_begin(double minutes);
+/* After round `done` of `of`: BW_STOPPED, with a message that begins with `what`, when the job has to stop before the next one. Local: agree on it,
+ * as on a failure. */
+int bw_rounds_next(bw_rounds *rounds, const char *what, int64_t done, int64_t of);
 
 /* Memory shared by the ranks of a node, zeroed; collective on the node, which agrees: BW_SYSTEM on all its ranks or on none. */
 typedef struct bw_shared {

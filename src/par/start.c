@@ -1,8 +1,5 @@
-/* start.c - MPI up and down, versions, and the signals that ask a job to stop. */
-#include <signal.h>
+/* start.c - MPI up and down, agreement before there is a grid, versions. */
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 #include "par/comms.h"
 
 int bw_mpi_check(int code, const char *call)
@@ -45,6 +42,23 @@ void bw_par_finish(void)
     MPI_Finalize();
 }
 
+int bw_par_agree(int status)
+{
+    int failing = status != BW_OK, all = failing, size = bw_par_size();
+    if (!running())
+        return status;
+    BW_MPI(MPI_Allreduce(&failing, &all, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD));
+    if (failing && all < size) {
+        char node[MPI_MAX_PROCESSOR_NAME] = "", message[2048];
+        int length = 0;
+        MPI_Get_processor_name(node, &length);
+        snprintf(message, sizeof message, "%s", bw_error());
+        bw_error_clear();
+        bw_fail(status, "rank %d of %d, on %s: %s", bw_par_rank(), size, node, message);
+    }
+    return bw_agree_on(MPI_COMM_WORLD, status);
+}
+
 int bw_par_rank(void)
 {
     int rank = 0;
@@ -79,35 +93,4 @@ const char *bw_par_version(void)
     MPI_Get_library_version(text, &length);
     text[strcspn(text, ",\n")] = '\0'; /* the rest is the packager's build line */
     return text;
-}
-
-/* ---- signals ------------------------------------------------------------------------------------------------------ */
-static volatile sig_atomic_t stop_requested;
-static volatile sig_atomic_t first_term; /* second of the monotonic clock at which the first SIGTERM came, 0: none yet */
-
-/* Slurm sends SIGTERM twice in a row at the time limit, and that pair is one request: only a SIGTERM that comes later is the second. */
-static void on_signal(int number)
-{
-    stop_requested = 1;
-    if (number != SIGTERM)
-        return;
-    struct timespec now = {0};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    if (first_term == 0)
-        first_term = (sig_atomic_t)(now.tv_sec + 1);
-    else if (now.tv_sec > first_term)
-        _exit(128 + SIGTERM);
-}
-
-void bw_grid_catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGUSR1, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
-bool bw_grid_stop_requested(void)
-{
-    return stop_requested != 0;
 }

@@ -79,6 +79,35 @@ static void every_rank_gets_the_worst_ranks_message(const bw_grid *grid)
     bw_error_clear();
 }
 
+static void a_failure_of_some_ranks_names_the_rank(const bw_grid *grid)
+{
+    char rank[64];
+    CHECK_OK(bw_par_agree(BW_OK));
+    snprintf(rank, sizeof rank, "rank %d of %d, on ", grid->size - 1, grid->size);
+    int mine = grid->rank == grid->size - 1 ? bw_fail(BW_NOINPUT, "no file") : BW_OK;
+    CHECK(bw_par_agree(mine) == BW_NOINPUT && strstr(bw_error(), "no file"));
+    CHECK(grid->size == 1 || strncmp(bw_error(), rank, strlen(rank)) == 0);
+    bw_error_clear();
+    CHECK(bw_par_agree(bw_fail(BW_USAGE, "all alike")) == BW_USAGE && strcmp(bw_error(), "all alike") == 0);
+    bw_error_clear();
+}
+
+/* The end of the job's time, seen by one rank, is the end for all. */
+static void a_loop_stops_when_there_is_no_time_for_another_round(const bw_grid *grid)
+{
+    bw_rounds rounds = bw_rounds_begin(0);
+    CHECK_OK(bw_agree(grid, bw_rounds_next(&rounds, "test", 1, 3)));
+    if (grid->rank == grid->size - 1)
+        rounds.minutes = 1e-9;
+    CHECK(bw_agree(grid, bw_rounds_next(&rounds, "test", 2, 3)) == BW_STOPPED && strcmp(bw_error(), "test: stopped after 2 of 3") == 0);
+    bw_error_clear();
+    CHECK_OK(bw_agree(grid, bw_rounds_next(&rounds, "test", 3, 3)));
+    setenv("SLURM_JOB_END_TIME", "1000", 1);
+    CHECK(bw_stop_wanted(0, 0));
+    unsetenv("SLURM_JOB_END_TIME");
+    CHECK(!bw_stop_wanted(0, 1e9) && !bw_stop_wanted(1e9, 1) && bw_stop_wanted(1, 41));
+}
+
 static void small_exchanges_give_all_ranks_the_same(const bw_grid *grid)
 {
     int64_t sums[2] = {grid->rank, 1}, top[1] = {grid->rank * 3};
@@ -154,6 +183,8 @@ static void all(const bw_grid *grid)
 {
     places_are_numbered_row_by_row(grid);
     every_rank_gets_the_worst_ranks_message(grid);
+    a_failure_of_some_ranks_names_the_rank(grid);
+    a_loop_stops_when_there_is_no_time_for_another_round(grid);
     small_exchanges_give_all_ranks_the_same(grid);
     collect_keeps_rank_order_and_lengths(grid);
     the_ranks_of_a_node_see_one_memory(grid);
