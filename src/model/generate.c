@@ -5,11 +5,13 @@
 #include "block.h"
 #include <string.h>
 
+enum { LEAST_SHARED = 16 };     /* tokens that all prompts of a batch begin with: from here on they are computed once */
 enum { PREFILL_TOKENS = 2048 }; /* rows of one prefill pass, a longer prompt apart: bounds the scratch, not the answers */
 
 typedef struct sequence {
     const bw_tokens *prompt;
     bw_answer *answer;
+    int64_t place;  /* its first row in the cache of a layer */
     int32_t length; /* rows in the cache */
     int32_t next;   /* token to be fed next */
     bool active;
@@ -26,10 +28,9 @@ typedef struct decoder {
     const bw_spec *spec;
     bw_block block;
     bw_saved saved;
-    int64_t max_rows, max_length;
-    int max_slots;
+    int64_t max_rows, cache_rows;
     float *x;
-    float *keys, *values;                    /* [layer][slot][max_length][n_kv * head_dim] */
+    float *keys, *values;                    /* [layer][cache_rows][n_kv * head_dim]; sequences lie one behind the other */
     float *last, *normed, *inv_rms, *logits; /* one row a sequence */
     int32_t *tokens, *positions;
     run *runs;
@@ -47,16 +48,17 @@ static void decoder_free(decoder *d)
         bw_free(owned[i]);
 }
 
-static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int64_t max_prompt, int64_t max_new, int64_t batch)
+/* cache_rows: of the batch that needs most; max_prompt: the longest prompt. */
+static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int64_t max_prompt, int64_t max_new, int64_t batch, int64_t cache_rows)
 {
     const bw_spec *spec = bw_store_spec(store);
     int64_t C = spec->d_model, V = spec->vocab;
     int64_t rows = max_prompt > PREFILL_TOKENS ? max_prompt : PREFILL_TOKENS;
-    *d = (decoder){.grid = grid, .store = store, .spec = spec, .max_slots = (int)batch, .max_length = max_prompt + max_new};
+    *d = (decoder){.grid = grid, .store = store, .spec = spec, .cache_rows = cache_rows};
     d->max_rows = rows < max_prompt * batch ? rows : max_prompt * batch;
     d->max_rows = d->max_rows > batch ? d->max_rows : batch;
-    int64_t cache = spec->n_layer * batch * d->max_length * spec->n_kv * spec->head_dim;
-    BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, d->max_length));
+    int64_t cache = spec->n_layer * cache_rows * spec->n_kv * spec->head_dim;
+    BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, max_prompt + max_new));
     BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
     BW_TRY(BW_NEW(d->keys, cache, "KV cache"));
@@ -96,7 +98,7 @@ static void attend(decoder *d, int layer)
     for (int i = 0; i < d->n_runs; i++) {
         const run *r = &d->runs[i];
         int32_t before = d->sequences[r->slot].length;
-        int64_t cache = ((int64_t)layer * d->max_slots + r->slot) * d->max_length * width;
+        int64_t cache = (layer * d->cache_rows + d->sequences[r->slot].place) * width;
         memcpy(d->keys + cache + before * width, d->saved.k + r->first * width, (size_t)(r->rows * width) * sizeof(float));
         memcpy(d->values + cache + before * width, d->saved.v + r->first * width, (size_t)(r->rows * width) * sizeof(float));
         bw_attention_cached(&d->block.attention, d->saved.mixed + r->first * query, d->saved.q + r->first * query, query, r->rows, d->keys + cache,
@@ -166,6 +168,53 @@ static void take_next(sequence *s, int64_t max_new, const int32_t *stop, int n_s
     s->active = s->answer->count < max_new;
 }
 
+/* Tokens that all prompts of the batch begin with, one less than the shortest at most: the template, the words of a task. */
+static int32_t shared_beginning(const decoder *d, int count)
+{
+    const bw_tokens *first = d->sequences[0].prompt;
+    int64_t shared = count > 1 ? first->count - 1 : 0;
+    for (int slot = 1; slot < count; slot++) {
+        const bw_tokens *prompt = d->sequences[slot].prompt;
+        int64_t same = 0;
+        shared = shared < prompt->count - 1 ? shared : prompt->count - 1;
+        while (same < shared && prompt->ids[same] == first->ids[same])
+            same++;
+        shared = same;
+    }
+    return shared >= LEAST_SHARED ? (int32_t)shared : 0;
+}
+
+/* Rows [0, rows) of the first sequence's cache to every other one. */
+static void copy_beginning(decoder *d, int count, int32_t rows)
+{
+    const int64_t width = (int64_t)d->spec->n_kv * d->spec->head_dim;
+    const size_t bytes = (size_t)(rows * width) * sizeof(float);
+    for (int layer = 0; layer < d->spec->n_layer; layer++)
+        for (int slot = 1; slot < count; slot++) {
+            int64_t from = layer * d->cache_rows * width, to = (layer * d->cache_rows + d->sequences[slot].place) * width;
+            memcpy(d->keys + to, d->keys + from, bytes);
+            memcpy(d->values + to, d->values + from, bytes);
+        }
+    for (int slot = 1; slot < count; slot++)
+        d->sequences[slot].length = rows;
+}
+
+static int prefill_beginning(decoder *d, int count)
+{
+    bool any;
+    int32_t shared = shared_beginning(d, count);
+    BW_TRY(anyone(d, shared > 0, &any));
+    if (!any)
+        return BW_OK;
+    pass_begin(d);
+    if (shared > 0)
+        pass_add(d, 0, d->sequences[0].prompt->ids, shared);
+    BW_TRY(pass_run(d));
+    if (shared > 0)
+        copy_beginning(d, count, shared);
+    return BW_OK;
+}
+
 static int prefill(decoder *d, int count, int64_t max_new, const int32_t *stop, int n_stop)
 {
     int slot = 0;
@@ -176,8 +225,9 @@ static int prefill(decoder *d, int count, int64_t max_new, const int32_t *stop, 
             return BW_OK;
         pass_begin(d);
         int first = slot;
-        while (slot < count && (d->T == 0 || d->T + d->sequences[slot].prompt->count <= d->max_rows)) {
-            pass_add(d, slot, d->sequences[slot].prompt->ids, (int32_t)d->sequences[slot].prompt->count);
+        while (slot < count && (d->T == 0 || d->T + d->sequences[slot].prompt->count - d->sequences[slot].length <= d->max_rows)) {
+            const sequence *s = &d->sequences[slot];
+            pass_add(d, slot, s->prompt->ids + s->length, (int32_t)s->prompt->count - s->length);
             slot++;
         }
         BW_TRY(pass_run(d));
@@ -205,8 +255,12 @@ static int decode(decoder *d, int count, int64_t max_new, const int32_t *stop, i
 
 static int batch_run(decoder *d, const bw_tokens *prompts, bw_answer *answers, int count, int64_t max_new, const int32_t *stop, int n_stop)
 {
-    for (int i = 0; i < count; i++)
-        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i]};
+    int64_t place = 0;
+    for (int i = 0; i < count; i++) {
+        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i], .place = place};
+        place += prompts[i].count + max_new;
+    }
+    BW_TRY(prefill_beginning(d, count));
     BW_TRY(prefill(d, count, max_new, stop, n_stop));
     return decode(d, count, max_new, stop, n_stop);
 }
@@ -240,6 +294,19 @@ static int64_t longest(const bw_tokens *prompts, int64_t count)
     return most;
 }
 
+/* Rows that the cache of a layer needs for the largest batch of this rank: one long prompt takes its own room, and not that of its batch. */
+static int64_t most_cache_rows(const bw_grid *grid, const bw_tokens *prompts, int64_t rounds, int64_t batch, int64_t count, int64_t max_new)
+{
+    int64_t most = 0;
+    for (int64_t round = 0; round < rounds; round++) {
+        int64_t first, mine = share(grid, round, batch, count, &first), rows = mine * max_new;
+        for (int64_t i = first; i < first + mine; i++)
+            rows += prompts[i].count;
+        most = rows > most ? rows : most;
+    }
+    return most;
+}
+
 int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, int64_t count, int64_t batch, int64_t max_new, const int32_t *stop,
                 int n_stop, bw_answer *answers, void (*progress)(int64_t done, int64_t of))
 {
@@ -251,7 +318,11 @@ int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, 
     double start = bw_now(), flops = bw_gemm_flops();
     int status = answers_create(grid, rounds, batch, count, max_new, answers);
     if (status == BW_OK)
-        status = decoder_create(&d, grid, store, longest(prompts, count), max_new, batch < count ? batch : count > 0 ? count : 1);
+        status = decoder_create(&d, grid, store, longest(prompts, count), max_new,
+                                batch < count ? batch
+                                : count > 0   ? count
+                                              : 1,
+                                most_cache_rows(grid, prompts, rounds, batch, count, max_new));
     status = bw_agree(grid, status);
     for (int64_t round = 0; status == BW_OK && round < rounds; round++) {
         int64_t first, mine = share(grid, round, batch, count, &first);
