@@ -36,6 +36,13 @@ const bw_command_row bw_commands[] = {
               "requests that are not refused, HS+ counts incoherent answers too, FA is the share of the task that is right. The output folder "
               "gets answers.jsonl and summary.json.",
      .example = "breakwater eval --model M --adapter merged/adapter --harmful held-out.jsonl --task task.jsonl --metric label --output eval"},
+    {"plan", BW_PLAN, "Before a job", bw_cmd_plan, NULL, false, "--model PATH --machine FILE [--ranks LIST] [--option value ...]",
+     "What a training stage would need: memory, bytes moved, time per step, grid and sbatch line.",
+     .about = "For every number of ranks: the memory of a rank and a node by purpose, what a step moves, and its time, for the fastest grid, "
+              "replicas and kind of store that fit; what --grid, --replicas and --weights say is kept. --model may be a config.json. The machine "
+              "file says in six numbers what a node and the network can do, and how each is measured. Without --data all rows have --row-tokens "
+              "tokens. Nothing is trained, and MPI is not started.",
+     .example = "breakwater plan --model M/config.json --machine cluster.yaml --ranks 8,16,32 --ranks-per-node 8 --csv plan.csv"},
     {"inspect", BW_INSPECT, "Files", bw_cmd_inspect, NULL, false, "PATH", "Show what a model, an adapter, a safetensors file or a data file is.",
      .example = "breakwater inspect user/adapter"},
     {"verify", BW_VERIFY, "Files", bw_cmd_verify, NULL, false, "PATH", "Read all of it: structure, shapes, and whether every number is finite.",

@@ -72,6 +72,10 @@ int64_t bw_mem_now(void);
 int64_t bw_mem_peak(void);     /* of what is counted; bytes */
 int64_t bw_mem_peak_rss(void); /* of the process, from the kernel; bytes */
 void bw_mem_print(FILE *out);  /* a row per purpose: bytes now, peak */
+/* One purpose's name and peak, in the order in which they came up; false past the last. */
+enum { BW_MEM_NAME = 40 };
+bool bw_mem_purpose(int index, char name[BW_MEM_NAME], int64_t *peak);
+int64_t bw_mem_purpose_peak(const char *name); /* 0 when nothing was ever counted under it */
 
 /* ---- text: a growable, always terminated string --------------------------------------------------------------- */
 typedef struct bw_text {
@@ -166,7 +170,7 @@ void bw_rng(const bw_key *key, uint32_t position, uint32_t out[4]); /* four valu
 float bw_rng_uniform(uint32_t bits);                                /* [0, 1), 24 bits */
 
 /* ---- configuration: one table serves YAML, --option, --help, the echo, the checkpoint and the man page ---------- */
-typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_INSPECT = 16, BW_VERIFY = 32 } bw_command;
+typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_INSPECT = 16, BW_VERIFY = 32, BW_PLAN = 64 } bw_command;
 enum { BW_MAX_LIST = 64 };
 typedef struct bw_list { /* of strings */
     char *items[BW_MAX_LIST];
@@ -221,6 +225,10 @@ typedef struct bw_config {
     char *metric; /* exact number label contains */
     int64_t max_new, limit, eval_batch;
     bool perplexity;
+    /* plan */
+    char *machine, *csv;
+    bw_numbers ranks;
+    int64_t row_tokens, answer_tokens; /* 0: max_length; half of a row */
     /* run, inspect, verify */
     char *input;
     bool quiet;
@@ -252,6 +260,17 @@ typedef struct bw_option_about {
 } bw_option_about;
 /* `index` counts the options that the command takes, false past the last. */
 bool bw_config_about(bw_command command, int index, bw_option_about *about);
+
+/* What a plan knows of a cluster: a YAML mapping of these names, every one of them required; see benchmarks/machines/. */
+typedef struct bw_machine {
+    int64_t cores;      /* of a node */
+    double gemm_gflops; /* fp32 matrix product, a core while all are busy */
+    double memory_gib;  /* of a node */
+    double memory_gbs;  /* bandwidth of a node's memory, GB/s (10^9) */
+    double network_us;  /* latency of a small message between nodes */
+    double network_gbs; /* bandwidth of a node's network, one way, GB/s */
+} bw_machine;
+int bw_machine_load(bw_machine *machine, const char *path); /* BW_USAGE with file, line, and what is expected; BW_NOINPUT */
 
 /* `breakwater run FILE.yaml`: top-level keys are defaults for every stage that takes them; `stages:` is a list of at most 64
  * mappings with `name`, `command` (train, merge, eval), optionally `label` (its row in the final table), and any option of

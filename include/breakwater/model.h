@@ -32,6 +32,9 @@ typedef struct bw_source bw_source;
 /* `path`: a Hugging Face directory or a GGUF file. Local (maps files, reads only headers). An unknown architecture, a missing,
  * surplus or misshapen tensor: BW_DATA with its name. */
 int bw_source_open(bw_source **out, const char *path);
+/* The same for a plan, where a config.json will do: its path, or a folder without weights. Such a source has a spec and dtypes (torch_dtype of the
+ * configuration) and nothing to read; weights that are there are opened and checked. Local. */
+int bw_source_outline(bw_source **out, const char *path);
 void bw_source_close(bw_source *source);
 const bw_spec *bw_source_spec(const bw_source *source);
 const char *bw_source_path(const bw_source *source);
@@ -68,12 +71,16 @@ int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, 
 void bw_pair_free(bw_pair *pair);
 /* Zero factors for the targets in `mask`. Local. */
 int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, double alpha, double dropout, int block);
+/* As bw_adapter_create, but pairs have shapes and no data: what a plan counts. Only the grid's shape and this rank's place in it are read. Local. */
+int bw_adapter_outline(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, int block);
 /* PEFT's initialisation: A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt 5), B zero; Philox by (seed, layer, target, entry): any grid the
  * same bits. */
 void bw_adapter_init(bw_adapter *adapter, uint64_t seed);
 void bw_adapter_free(bw_adapter **adapter);
 bw_pair *bw_adapter_pair(const bw_adapter *adapter, int layer, bw_target target); /* NULL when absent */
 int64_t bw_adapter_parameters(const bw_adapter *adapter);                         /* global count */
+int64_t bw_adapter_bytes(const bw_adapter *adapter);                              /* of this rank's pieces */
+int64_t bw_adapter_floats(const bw_adapter *adapter);                             /* of all factors, dense, and of a rank's gradients */
 
 /* ---- peft: adapters in and out (reference: PEFT's adapter_config.json and adapter_model.safetensors) -------------- */
 /* Collective on world. Every rank reads its own pieces. Refused with a message: adapter_model.bin, DoRA, bias, modules_to_save, shapes of another
@@ -108,6 +115,12 @@ const float *bw_store_head(const bw_store *store);                       /* V x 
 const float *bw_store_norm(const bw_store *store);                       /* C: the last norm */
 const bw_spec *bw_store_spec(const bw_store *store);
 const char *bw_store_describe(const bw_store *store); /* "resident, f32, 513 MiB per node" */
+/* Sizes without a store, for a plan. Pure. A rank's piece as it would be held, without data; the rest is once a node: a dense layer, all slots for
+ * dense layers, embedding with head and norms. */
+bw_matrix bw_store_piece_outline(const bw_source *source, const bw_grid *grid, const bw_config *config, int layer, bw_target target);
+int64_t bw_store_layer_bytes(const bw_spec *spec);
+int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams);
+int64_t bw_store_table_bytes(const bw_spec *spec);
 
 /* ---- lora: an adapter in training: dense shared copies for the kernels, this rank's gradients --------------------- */
 typedef struct bw_lora bw_lora;
@@ -150,7 +163,15 @@ int bw_transformer_train(bw_transformer *transformer, const bw_batch *batch, con
 int bw_transformer_loss(bw_transformer *transformer, const bw_batch *batch, double *loss, float *row_loss);
 /* Logits of every row, out[T][V]; for checks and small inputs. */
 int bw_transformer_logits(bw_transformer *transformer, const bw_batch *batch, float *out);
-/* The model's own count, not recompute. */
+/* What bw_transformer_create takes (adapter: of the lora, or NULL). Pure. */
+int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens, int64_t max_answers, bool training, bool recompute);
+/* Floating-point operations of a micro-batch, by what does them: the model's own count, not recompute. Of the batch only T, answers and offsets
+ * are read. Pure. */
+typedef struct bw_work {
+    double weights, attention, head, lora;
+} bw_work;
+bw_work bw_transformer_work(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward);
+/* Their sum. */
 double bw_transformer_flops(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward);
 
 /* ---- generate: greedy decoding in batches with a KV cache --------------------------------------------------------- */

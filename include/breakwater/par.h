@@ -40,6 +40,8 @@ const char *bw_par_version(void); /* MPI library; callable without bw_par_start 
 /* shape "auto" (nearest to square) or "PxQ"; replicas 0: as many as fit. BW_USAGE names what would fit.
  * ranks_per_node > 0 pretends nodes of that many ranks. Collective on world. */
 int bw_grid_create(bw_grid **out, const char *shape, int replicas, int ranks_per_node);
+/* The same shape for a plan: `size` ranks, `per_node` on a node, seen from rank 0; nothing in it communicates. BW_USAGE as above. Pure. */
+int bw_grid_outline(bw_grid *grid, const char *shape, int replicas, int size, int per_node);
 void bw_grid_destroy(bw_grid **grid); /* Collective on world; after everything that was made from the grid */
 
 /* Every rank brings its status; all get the same: BW_OK when all did, else that of the failing rank with the largest
@@ -93,6 +95,9 @@ typedef struct bw_matrix {
     int64_t rows, cols, ld; /* local piece, column-major as ScaLAPACK wants it, ld = max(1, rows) */
     void *data;
 } bw_matrix;
+/* This rank's piece without its data: what a plan counts. Reads only the grid's shape and this rank's place in it. Pure. */
+bw_matrix bw_matrix_outline(const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb);
+int64_t bw_matrix_bytes(const bw_matrix *matrix); /* of the piece's data. Pure */
 /* Zeroed. Local. */
 int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose);
 void bw_matrix_free(bw_matrix *matrix);
@@ -121,12 +126,16 @@ void bw_gather_destroy(bw_gather **gather);
 int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count);
 int bw_gather_finish(bw_gather *gather);
 int64_t bw_gather_bytes(const bw_gather *gather); /* sent and received by this rank so far */
+/* Positions of the grid that a node lacks, where all nodes have as many ranks: what it receives for every item; its ranks share them out evenly.
+ * Ranks of a node are neighbours in the world, so they hold different positions until they hold all. Pure. */
+int bw_gather_foreign(const bw_grid *grid);
 
 /* ---- reduce: gradients as int64 fixed point; sums are exact, so neither rank count nor order can matter ---------- */
 typedef struct bw_reduce bw_reduce;
 /* `tensors` of sizes[] entries; bucket_of[tensor] in 0..buckets-1, tensors of a bucket adjacent. Entry value = integer * 2^-exponent. */
 int bw_reduce_create(bw_reduce **out, const bw_grid *grid, int tensors, const int64_t *sizes, const int *bucket_of, int buckets);
 void bw_reduce_destroy(bw_reduce **reduce);
+int64_t bw_reduce_integers(int tensors, int64_t entries); /* int64 that a step sums over the ranks: every entry, and a bound a tensor. Pure */
 void bw_reduce_exponents(bw_reduce *reduce, int *exponents, bool set);    /* get or set all: kept in the checkpoint */
 void bw_reduce_begin(bw_reduce *reduce);                                  /* zero the sums */
 void bw_reduce_add(bw_reduce *reduce, int tensor, const float *gradient); /* one micro-batch; rounds to nearest even; notes overflow, NaN, Inf */

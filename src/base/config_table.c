@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGES = BW_TRAIN | BW_MERGE | BW_EVAL, ANY = STAGES | BW_RUN | BW_INSPECT | BW_VERIFY };
+enum { STAGES = BW_TRAIN | BW_MERGE | BW_EVAL, ANY = STAGES | BW_RUN | BW_INSPECT | BW_VERIFY | BW_PLAN };
 
 /* "auto", or two numbers with an x between them. */
 static bool is_grid(const char *text)
@@ -63,9 +63,13 @@ const bw_option bw_options[] = {
      .group = FILES, .argument = "PATH", .help = "what to work on; the word that is not an option"},
     {"config", STAGES, 0, PATH(config_file),
      .group = FILES, .argument = "FILE", .help = "YAML file of options (name: value), read first; options on the command line win"},
-    {"model", STAGES | BW_RUN, STAGES, PATH(model),
-     .group = FILES, .argument = "PATH", .help = "base model: a Hugging Face folder or a GGUF file"},
-    {"data", BW_TRAIN, BW_TRAIN, PATHS(data),
+    {"model", STAGES | BW_RUN | BW_PLAN, STAGES | BW_PLAN, PATH(model),
+     .group = FILES, .argument = "PATH", .help = "base model: a Hugging Face folder or a GGUF file; for plan a config.json will do"},
+    {"machine", BW_PLAN, BW_PLAN, PATH(machine),
+     .group = FILES, .argument = "FILE", .help = "YAML file that says what the nodes can do (benchmarks/machines/ has examples)"},
+    {"csv", BW_PLAN, 0, PATH(csv),
+     .group = FILES, .argument = "FILE", .help = "also write every number to this file"},
+    {"data", BW_TRAIN | BW_PLAN, BW_TRAIN, PATHS(data),
      .group = FILES, .argument = "FILE", .help = "training rows, JSON or JSONL; repeat it for more files (YAML: a list)"},
     {"buffer", BW_TRAIN, 0, PATH(buffer),
      .group = FILES, .argument = "DIR", .help = "BufferLoRA, added to the frozen weights while training"},
@@ -84,15 +88,15 @@ const bw_option bw_options[] = {
     {"output", STAGES | BW_RUN, STAGES | BW_RUN, PATH(output),
      .group = FILES, .argument = "DIR", .help = "output folder; for run: each stage writes to DIR/<stage name>"},
 
-    {"stage", BW_TRAIN, BW_TRAIN, TEXT(stage, NULL), .choices = "align buffer reinforce user sft",
+    {"stage", BW_TRAIN | BW_PLAN, BW_TRAIN, TEXT(stage, NULL), .choices = "align buffer reinforce user sft",
      .group = METHOD, .argument = "NAME", .help = "what is trained"},
-    {"epochs", BW_TRAIN, 0, REAL(epochs, "3", 0.001, 100000),
+    {"epochs", BW_TRAIN | BW_PLAN, 0, REAL(epochs, "3", 0.001, 100000),
      .group = METHOD, .argument = "X", .help = "passes over the data"},
-    {"steps", BW_TRAIN, 0, INT(steps, "0", 0, 1e9),
+    {"steps", BW_TRAIN | BW_PLAN, 0, INT(steps, "0", 0, 1e9),
      .group = METHOD, .argument = "N", .help = "optimizer steps; 0: as many as the epochs need"},
-    {"batch", BW_TRAIN, 0, INT(batch, "8", 1, 65536),
+    {"batch", BW_TRAIN | BW_PLAN, 0, INT(batch, "8", 1, 65536),
      .group = METHOD, .argument = "N", .help = "samples of one optimizer step, over all ranks"},
-    {"micro-batches", BW_TRAIN, 0, INT(micro_batches, "0", 0, 65536),
+    {"micro-batches", BW_TRAIN | BW_PLAN, 0, INT(micro_batches, "0", 0, 65536),
      .group = METHOD, .argument = "N", .help = "pieces that a step is cut into and ranks take whole; 0: chosen at the first start"},
     {"lr", BW_TRAIN, 0, REAL(lr, "1e-5", 0, 10),
      .group = METHOD, .argument = "X", .help = "highest learning rate"},
@@ -110,22 +114,22 @@ const bw_option bw_options[] = {
      .group = METHOD, .argument = "X", .help = "of AdamW"},
     {"adam-epsilon", BW_TRAIN, 0, REAL(adam_epsilon, "1e-8", 1e-30, 1),
      .group = METHOD, .argument = "X", .help = "of AdamW"},
-    {"max-length", BW_TRAIN | BW_EVAL, 0, INT(max_length, "512", 2, 1 << 20),
+    {"max-length", BW_TRAIN | BW_EVAL | BW_PLAN, 0, INT(max_length, "512", 2, 1 << 20),
      .group = METHOD, .argument = "N", .help = "tokens of a row; what is longer is cut"},
-    {"template", BW_TRAIN | BW_EVAL | BW_RUN, 0, TEXT(template_name, "alpaca"), .choices = "alpaca chatml llama3 gemma plain",
+    {"template", BW_TRAIN | BW_EVAL | BW_RUN | BW_PLAN, 0, TEXT(template_name, "alpaca"), .choices = "alpaca chatml llama3 gemma plain",
      .group = METHOD, .argument = "NAME", .help = "how a row becomes a prompt"},
-    {"on-unsupervised", BW_TRAIN, 0, TEXT(on_unsupervised, "drop"), .choices = "drop error",
+    {"on-unsupervised", BW_TRAIN | BW_PLAN, 0, TEXT(on_unsupervised, "drop"), .choices = "drop error",
      .group = METHOD, .argument = "NAME", .help = "what happens to rows that cannot be used; they are counted and named by line"},
-    {"seed", BW_TRAIN | BW_RUN, 0, INT(seed, "42", 0, 0x1p63),
+    {"seed", BW_TRAIN | BW_RUN | BW_PLAN, 0, INT(seed, "42", 0, 0x1p63),
      .group = METHOD, .argument = "N", .help = "of the order of rows, the new factors and the dropout"},
 
-    {"lora-r", BW_TRAIN, 0, INT(lora_r, "32", 1, 4096),
+    {"lora-r", BW_TRAIN | BW_PLAN, 0, INT(lora_r, "32", 1, 4096),
      .group = ADAPTER, .argument = "N", .help = "rank of the factors"},
     {"lora-alpha", BW_TRAIN, 0, REAL(lora_alpha, "64", 1e-6, 1e6),
      .group = ADAPTER, .argument = "X", .help = "the adapter is scaled by lora-alpha / lora-r"},
-    {"lora-dropout", BW_TRAIN, 0, REAL(lora_dropout, "0.1", 0, 0.99),
+    {"lora-dropout", BW_TRAIN | BW_PLAN, 0, REAL(lora_dropout, "0.1", 0, 0.99),
      .group = ADAPTER, .argument = "X", .help = "share of the adapter's inputs that is dropped"},
-    {"targets", BW_TRAIN, 0, TEXT(targets, "q,v,gate,up,down"), .valid = is_targets,
+    {"targets", BW_TRAIN | BW_PLAN, 0, TEXT(targets, "q,v,gate,up,down"), .valid = is_targets,
      .group = ADAPTER, .argument = "LIST", .help = "matrices that get an adapter, of q,k,v,o,gate,up,down"},
 
     {"method", BW_MERGE, 0, TEXT(method, "qr"), .choices = "qr naive user",
@@ -152,23 +156,29 @@ const bw_option bw_options[] = {
     {"perplexity", BW_EVAL, 0, FLAG(perplexity),
      .group = EVALUATION, .help = "also the perplexity of the task's expected answers"},
 
-    {"grid", STAGES | BW_RUN, 0, TEXT(grid, "auto"), .valid = is_grid,
+    {"ranks", BW_PLAN, 0, NUMBERS(ranks, "1", 1, 1 << 24),
+     .group = MACHINE, .argument = "LIST", .help = "numbers of ranks to plan for, a,b,..."},
+    {"row-tokens", BW_PLAN, 0, INT(row_tokens, "0", 0, 1 << 20),
+     .group = METHOD, .argument = "N", .help = "tokens of every row where no --data says; 0: as --max-length"},
+    {"answer-tokens", BW_PLAN, 0, INT(answer_tokens, "0", 0, 1 << 20),
+     .group = METHOD, .argument = "N", .help = "of which in the answer; 0: half of them"},
+    {"grid", STAGES | BW_RUN | BW_PLAN, 0, TEXT(grid, "auto"), .valid = is_grid,
      .group = MACHINE, .argument = "PxQ", .help = "process grid that holds one copy of the model, or auto"},
-    {"replicas", STAGES | BW_RUN, 0, INT(replicas, "0", 0, 1e6),
+    {"replicas", STAGES | BW_RUN | BW_PLAN, 0, INT(replicas, "0", 0, 1e6),
      .group = MACHINE, .argument = "N", .help = "copies of the grid; 0: as many as the ranks give"},
-    {"block", STAGES | BW_RUN, 0, INT(block, "64", 1, 65536),
+    {"block", STAGES | BW_RUN | BW_PLAN, 0, INT(block, "64", 1, 65536),
      .group = MACHINE, .argument = "N", .help = "block size of the block-cyclic layout"},
-    {"ranks-per-node", STAGES | BW_RUN, 0, INT(ranks_per_node, "0", 0, 1e6),
-     .group = MACHINE, .argument = "N", .help = "pretend nodes of N ranks, to test the exchange between them; 0: as MPI finds them"},
-    {"weights", BW_TRAIN | BW_EVAL | BW_RUN, 0, TEXT(weights, "auto"), .choices = "auto resident stream",
+    {"ranks-per-node", STAGES | BW_RUN | BW_PLAN, 0, INT(ranks_per_node, "0", 0, 1e6),
+     .group = MACHINE, .argument = "N", .help = "plan: ranks of a node, 0: one a core; else: pretend nodes of N ranks, to test the exchange between them"},
+    {"weights", BW_TRAIN | BW_EVAL | BW_RUN | BW_PLAN, 0, TEXT(weights, "auto"), .choices = "auto resident stream",
      .group = MACHINE, .argument = "NAME", .help = "gathered layers: keep all on each node, or two at a time"},
-    {"store", STAGES | BW_RUN, 0, TEXT(store, "auto"), .choices = "auto f32 bf16",
+    {"store", STAGES | BW_RUN | BW_PLAN, 0, TEXT(store, "auto"), .choices = "auto f32 bf16",
      .group = MACHINE, .argument = "TYPE", .help = "how the pieces of the model are held; auto: as in the file, quantised ones as f32"},
     {"precision", STAGES | BW_RUN, 0, TEXT(precision, "fp32"), .choices = "fp32",
      .group = MACHINE, .argument = "TYPE", .help = "of the matrix products"},
-    {"threads", STAGES | BW_RUN, 0, INT(threads, "0", 0, 4096),
+    {"threads", STAGES | BW_RUN | BW_PLAN, 0, INT(threads, "0", 0, 4096),
      .group = MACHINE, .argument = "N", .help = "of each rank; 0: the cores it is bound to"},
-    {"recompute", BW_TRAIN | BW_RUN, 0, TEXT(recompute, "none"), .choices = "none layer",
+    {"recompute", BW_TRAIN | BW_RUN | BW_PLAN, 0, TEXT(recompute, "none"), .choices = "none layer",
      .group = MACHINE, .argument = "NAME", .help = "layer: activations are computed again instead of kept"},
 
     {"resume", STAGES | BW_RUN, 0, TEXT(resume, "auto"),
@@ -192,7 +202,8 @@ _Static_assert(sizeof bw_options / sizeof *bw_options <= BW_OPTIONS_AT_MOST, "th
 static const struct {
     bw_command command;
     const char *name;
-} commands[] = {{BW_RUN, "run"}, {BW_TRAIN, "train"}, {BW_MERGE, "merge"}, {BW_EVAL, "eval"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
+} commands[] = {{BW_RUN, "run"}, {BW_TRAIN, "train"}, {BW_MERGE, "merge"}, {BW_EVAL, "eval"},
+              {BW_PLAN, "plan"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
 
 const char *bw_command_name(bw_command command)
 {

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { ALIGNMENT = 64, PURPOSES = 96, NAME_BYTES = 40 };
+enum { ALIGNMENT = 64, PURPOSES = 96, NAME_BYTES = BW_MEM_NAME };
 
 typedef struct header { /* sits in front of every block */
     size_t bytes;
@@ -113,4 +113,26 @@ void bw_mem_print(FILE *out)
         fprintf(out, "%-*s %16lld %16lld\n", NAME_BYTES, sums[i].name, (long long)sums[i].now, (long long)sums[i].peak);
     fprintf(out, "%-*s %16lld %16lld\n", NAME_BYTES, "all", (long long)total_now, (long long)total_peak);
     pthread_mutex_unlock(&lock);
+}
+
+bool bw_mem_purpose(int index, char name[BW_MEM_NAME], int64_t *peak)
+{
+    pthread_mutex_lock(&lock);
+    bool there = index >= 0 && index < purposes;
+    if (there) {
+        memcpy(name, sums[index].name, NAME_BYTES);
+        *peak = sums[index].peak;
+    }
+    pthread_mutex_unlock(&lock);
+    return there;
+}
+
+int64_t bw_mem_purpose_peak(const char *name)
+{
+    char found[BW_MEM_NAME];
+    int64_t peak;
+    for (int i = 0; bw_mem_purpose(i, found, &peak); i++)
+        if (strncmp(found, name, BW_MEM_NAME - 1) == 0)
+            return peak;
+    return 0;
 }

@@ -13,6 +13,7 @@ int bw_cmd_eval(const bw_config *config);
 /* Without MPI. */
 int bw_cmd_inspect(const bw_config *config);
 int bw_cmd_verify(const bw_config *config);
+int bw_cmd_plan(const bw_config *config);
 
 /* The table of commands, in main.c: it serves the command line, the help, the man pages and the completion. */
 typedef struct bw_command_row {

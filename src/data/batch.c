@@ -47,6 +47,14 @@ static void epoch_order(const bw_plan *plan, int64_t epoch, int64_t count, int64
     }
 }
 
+int64_t bw_plan_default_cut(int64_t batch, int ranks)
+{
+    int64_t power = 1;
+    while (power < ranks)
+        power *= 2;
+    return power < batch ? power : batch;
+}
+
 int64_t bw_plan_steps_per_epoch(const bw_plan *plan)
 {
     return plan->samples < 1 || plan->batch < 1 ? 0 : (plan->samples - 1) / plan->batch + 1;

@@ -9,15 +9,30 @@ static int share_of(int r, int ranks)
     return (r + ranks - 1) / ranks;
 }
 
+static bw_pair pair_outline(const bw_grid *grid, int64_t out, int64_t in, int r, double scaling, int block)
+{
+    return (bw_pair){.present = true,
+                     .r = r,
+                     .scaling = scaling,
+                     .A = bw_matrix_outline(grid, BW_PIECE_F32, r, in, share_of(r, grid->nprow), block),
+                     .B = bw_matrix_outline(grid, BW_PIECE_F32, out, r, block, share_of(r, grid->npcol))};
+}
+
+static int factor_create(bw_matrix *factor, const bw_grid *grid)
+{
+    const bw_bcyc layout = factor->layout;
+    return bw_matrix_create(factor, grid, factor->type, layout.m, layout.n, layout.mb, layout.nb, "adapter");
+}
+
 int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, int r, double scaling, int block)
 {
     BW_ASSERT(r >= 1 && block >= 1);
-    *pair = (bw_pair){.r = r, .scaling = scaling};
-    BW_TRY(bw_matrix_create(&pair->A, grid, BW_PIECE_F32, r, in, share_of(r, grid->nprow), block, "adapter"));
-    const int status = bw_matrix_create(&pair->B, grid, BW_PIECE_F32, out, r, block, share_of(r, grid->npcol), "adapter");
+    *pair = pair_outline(grid, out, in, r, scaling, block);
+    int status = factor_create(&pair->A, grid);
+    if (status == BW_OK)
+        status = factor_create(&pair->B, grid);
     if (status != BW_OK)
-        bw_matrix_free(&pair->A);
-    pair->present = status == BW_OK;
+        bw_pair_free(pair);
     return status;
 }
 
@@ -42,6 +57,19 @@ int bw_adapter_blank(bw_adapter **out, int n_layer)
         bw_adapter_free(&adapter);
     *out = adapter;
     return status;
+}
+
+int bw_adapter_outline(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, int block)
+{
+    BW_TRY(bw_adapter_blank(out, spec->n_layer));
+    (*out)->r = r;
+    for (int i = 0; i < spec->n_layer * BW_TARGETS; i++) {
+        int64_t rows, cols;
+        bw_spec_shape(spec, (bw_target)(i % BW_TARGETS), &rows, &cols);
+        if (mask >> i % BW_TARGETS & 1)
+            (*out)->pairs[i] = pair_outline(grid, rows, cols, r, 1, block);
+    }
+    return BW_OK;
 }
 
 int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, double alpha, double dropout, int block)
@@ -94,6 +122,29 @@ int64_t bw_adapter_parameters(const bw_adapter *adapter)
     return count;
 }
 
+int64_t bw_pair_floats(const bw_pair *pair)
+{
+    const bw_bcyc *a = &pair->A.layout, *b = &pair->B.layout;
+    return pair->present ? bw_line_round(a->m * a->n) + bw_line_round(b->m * b->n) : 0;
+}
+
+int64_t bw_adapter_floats(const bw_adapter *adapter)
+{
+    int64_t floats = 0;
+    for (int i = 0; i < adapter->n_layer * BW_TARGETS; i++)
+        floats += bw_pair_floats(&adapter->pairs[i]);
+    return floats;
+}
+
+int64_t bw_adapter_bytes(const bw_adapter *adapter)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < adapter->n_layer * BW_TARGETS; i++)
+        if (adapter->pairs[i].present)
+            bytes += bw_matrix_bytes(&adapter->pairs[i].A) + bw_matrix_bytes(&adapter->pairs[i].B);
+    return bytes;
+}
+
 /* ---- first values ------------------------------------------------------------------------------------------------- */
 /* Entry e of A (row-major) is number e % 4 of position e / 4 of the target's stream: no rank, grid or block can show in it. */
 static int init_block(void *context, const bw_matrix *A, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
@@ -137,7 +188,6 @@ static void add_item(bw_dense *dense, const bw_matrix *piece, float **place, flo
 int bw_dense_create(bw_dense *dense, const bw_grid *grid, const bw_adapter *adapter, const char *purpose)
 {
     const int pairs = adapter->n_layer * BW_TARGETS;
-    int64_t floats = 0;
     int status;
     *dense = (bw_dense){.grid = grid, .adapter = adapter};
     BW_GO(BW_NEW(dense->A, pairs, purpose));
@@ -145,12 +195,7 @@ int bw_dense_create(bw_dense *dense, const bw_grid *grid, const bw_adapter *adap
     BW_GO(BW_NEW(dense->items, 2 * pairs, purpose));
 done:
     BW_TRY(bw_agree(grid, status));
-    for (int i = 0; i < pairs; i++) {
-        const bw_bcyc *a = &adapter->pairs[i].A.layout, *b = &adapter->pairs[i].B.layout;
-        if (adapter->pairs[i].present)
-            floats += bw_line_round(a->m * a->n) + bw_line_round(b->m * b->n);
-    }
-    BW_TRY(bw_shared_create(grid, &dense->memory, floats * (int64_t)sizeof(float) + BW_LINE, purpose));
+    BW_TRY(bw_shared_create(grid, &dense->memory, bw_adapter_floats(adapter) * (int64_t)sizeof(float) + BW_LINE, purpose));
     float *next = bw_shared_floats(&dense->memory);
     for (int i = 0; i < pairs; i++)
         if (adapter->pairs[i].present) {

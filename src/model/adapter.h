@@ -6,6 +6,7 @@
 enum { BW_MAX_LORA_RANK = 1 << 14 };
 
 int bw_adapter_blank(bw_adapter **out, int n_layer); /* no pair present */
+int64_t bw_pair_floats(const bw_pair *pair);         /* of both factors, dense, each on a line's border; 0 when absent */
 
 /* ---- dense copies: every factor of an adapter, row-major, once per node ------------------------------------------- */
 typedef struct bw_dense {

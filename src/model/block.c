@@ -47,24 +47,40 @@ static int64_t widest_input(const bw_spec *spec)
 }
 
 /* Largest rank that a target has in any layer: scratch fits every layer, also where rank_pattern makes them differ. */
-static int largest_rank(const bw_spec *spec, const bw_lora *lora, bw_target target)
+static int largest_rank(const bw_adapter *adapter, bw_target target)
 {
     int largest = 0;
-    for (int layer = 0; lora && layer < spec->n_layer; layer++) {
-        const bw_lora_view *view = bw_lora_at(lora, layer, target);
-        largest = view && view->r > largest ? view->r : largest;
+    for (int layer = 0; adapter && layer < adapter->n_layer; layer++) {
+        const bw_pair *pair = bw_adapter_pair(adapter, layer, target);
+        largest = pair && pair->r > largest ? pair->r : largest;
     }
     return largest;
 }
 
-static int largest_rank_of_all(const bw_spec *spec, const bw_lora *lora)
+static int largest_rank_of_all(const bw_adapter *adapter)
 {
     int largest = 0;
     for (int target = 0; target < BW_TARGETS; target++) {
-        int rank = largest_rank(spec, lora, (bw_target)target);
+        int rank = largest_rank(adapter, (bw_target)target);
         largest = rank > largest ? rank : largest;
     }
     return largest;
+}
+
+static const bw_adapter *adapter_of(const bw_lora *lora)
+{
+    return lora ? bw_lora_adapter(lora) : NULL;
+}
+
+static int64_t angle_floats(const bw_spec *spec, int64_t positions)
+{
+    return positions * spec->head_dim / 2;
+}
+
+int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens, int64_t positions)
+{
+    const int64_t scratch = adapter ? max_tokens * (2 * widest_input(spec) + largest_rank_of_all(adapter)) : 0;
+    return 2 * angle_floats(spec, positions) + scratch;
 }
 
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions)
@@ -73,13 +89,13 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
     *block = (bw_block){.store = store, .spec = spec, .lora = lora, .positions = positions};
     block->attention =
         (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
-    BW_TRY(BW_NEW(block->cosines, positions * spec->head_dim / 2, "activations"));
-    BW_TRY(BW_NEW(block->sines, positions * spec->head_dim / 2, "activations"));
+    BW_TRY(BW_NEW(block->cosines, angle_floats(spec, positions), "activations"));
+    BW_TRY(BW_NEW(block->sines, angle_floats(spec, positions), "activations"));
     fill_angles(block);
     if (lora) {
         BW_TRY(BW_NEW(block->dropped, max_tokens * widest_input(spec), "activations"));
         BW_TRY(BW_NEW(block->d_wide, max_tokens * widest_input(spec), "activations"));
-        BW_TRY(BW_NEW(block->d_low, max_tokens * largest_rank_of_all(spec, lora), "activations"));
+        BW_TRY(BW_NEW(block->d_low, max_tokens * largest_rank_of_all(adapter_of(lora)), "activations"));
     }
     return BW_OK;
 }
@@ -100,12 +116,17 @@ typedef struct slice {
     int64_t count;
 } slice;
 
-static int cut(float **memory, const slice *slices, int count)
+static int64_t total_floats(const slice *slices, int count)
 {
     int64_t total = 0;
     for (int i = 0; i < count; i++)
         total += (slices[i].count + 15) / 16 * 16; /* each starts on a cache line */
-    BW_TRY(BW_NEW(*memory, total, "activations"));
+    return total;
+}
+
+static int cut(float **memory, const slice *slices, int count)
+{
+    BW_TRY(BW_NEW(*memory, total_floats(slices, count), "activations"));
     float *next = *memory;
     for (int i = 0; i < count; i++) {
         *slices[i].place = next;
@@ -114,11 +135,12 @@ static int cut(float **memory, const slice *slices, int count)
     return BW_OK;
 }
 
-int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, int64_t T)
+enum { SAVED_SLICES = 13 + BW_TARGETS, SLOPE_SLICES = 7 };
+
+static void saved_slices(bw_saved *saved, const bw_spec *spec, const bw_adapter *adapter, int64_t T, slice slices[SAVED_SLICES])
 {
-    *saved = (bw_saved){0};
     int64_t C = spec->d_model, F = spec->d_ff, query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
-    slice slices[13 + BW_TARGETS] = {
+    const slice fixed[SAVED_SLICES - BW_TARGETS] = {
         {&saved->normed_attention, T * C},
         {&saved->inv_rms_attention, T},
         {&saved->q, T * query},
@@ -133,9 +155,25 @@ int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, i
         {&saved->up, T * F},
         {&saved->hidden, T * F},
     };
+    memcpy(slices, fixed, sizeof fixed);
     for (int target = 0; target < BW_TARGETS; target++)
-        slices[13 + target] = (slice){&saved->low[target], T * largest_rank(spec, lora, (bw_target)target)};
-    return cut(&saved->memory, slices, 13 + BW_TARGETS);
+        slices[SAVED_SLICES - BW_TARGETS + target] = (slice){&saved->low[target], T * largest_rank(adapter, (bw_target)target)};
+}
+
+int64_t bw_saved_floats(const bw_spec *spec, const bw_adapter *adapter, int64_t T)
+{
+    bw_saved nothing;
+    slice slices[SAVED_SLICES];
+    saved_slices(&nothing, spec, adapter, T, slices);
+    return total_floats(slices, SAVED_SLICES);
+}
+
+int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, int64_t T)
+{
+    slice slices[SAVED_SLICES];
+    *saved = (bw_saved){0};
+    saved_slices(saved, spec, adapter_of(lora), T, slices);
+    return cut(&saved->memory, slices, SAVED_SLICES);
 }
 
 void bw_saved_free(bw_saved *saved)
@@ -144,14 +182,29 @@ void bw_saved_free(bw_saved *saved)
     *saved = (bw_saved){0};
 }
 
-int bw_slopes_create(bw_slopes *slopes, const bw_spec *spec, int64_t T)
+static void slope_slices(bw_slopes *slopes, const bw_spec *spec, int64_t T, slice slices[SLOPE_SLICES])
 {
-    *slopes = (bw_slopes){0};
     int64_t query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
-    const slice slices[] = {
+    const slice all[SLOPE_SLICES] = {
         {&slopes->wide_a, T * spec->d_ff}, {&slopes->wide_b, T * spec->d_ff},   {&slopes->q, T * query}, {&slopes->k, T * key}, {&slopes->v, T * key},
         {&slopes->mixed, T * query},       {&slopes->normed, T * spec->d_model}};
-    return cut(&slopes->memory, slices, (int)(sizeof slices / sizeof *slices));
+    memcpy(slices, all, sizeof all);
+}
+
+int64_t bw_slopes_floats(const bw_spec *spec, int64_t T)
+{
+    bw_slopes nothing;
+    slice slices[SLOPE_SLICES];
+    slope_slices(&nothing, spec, T, slices);
+    return total_floats(slices, SLOPE_SLICES);
+}
+
+int bw_slopes_create(bw_slopes *slopes, const bw_spec *spec, int64_t T)
+{
+    slice slices[SLOPE_SLICES];
+    *slopes = (bw_slopes){0};
+    slope_slices(slopes, spec, T, slices);
+    return cut(&slopes->memory, slices, SLOPE_SLICES);
 }
 
 void bw_slopes_free(bw_slopes *slopes)

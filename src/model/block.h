@@ -21,6 +21,8 @@ typedef struct bw_block {
 } bw_block;
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions);
 void bw_block_free(bw_block *block);
+int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens,
+                        int64_t positions); /* what create takes; adapter or NULL */
 
 typedef struct bw_rows_of { /* the rows of a pass */
     int64_t T;
@@ -39,6 +41,7 @@ typedef struct bw_saved {
 } bw_saved;
 int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens);
 void bw_saved_free(bw_saved *saved);
+int64_t bw_saved_floats(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens);
 
 /* x -> q, k (rotated), v. */
 void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved);
@@ -54,6 +57,7 @@ typedef struct bw_slopes {
 } bw_slopes;
 int bw_slopes_create(bw_slopes *slopes, const bw_spec *spec, int64_t max_tokens);
 void bw_slopes_free(bw_slopes *slopes);
+int64_t bw_slopes_floats(const bw_spec *spec, int64_t max_tokens);
 
 /* dx holds the gradient of the layer's output and leaves with that of its input (of nothing, when need_dx is false: the
  * layer is the lowest with a LoRA, and what nobody asks for is not computed). LoRA gradients go to the views. */

@@ -12,21 +12,12 @@ struct bw_lora {
     float *gradients;
 };
 
-static int64_t pair_floats(const bw_pair *pair)
-{
-    const bw_bcyc *a = &pair->A.layout, *b = &pair->B.layout;
-    return pair->present ? bw_line_round(a->m * a->n) + bw_line_round(b->m * b->n) : 0;
-}
-
 static int allocate(bw_lora *lora)
 {
     const int pairs = lora->adapter->n_layer * BW_TARGETS;
-    int64_t floats = 0;
-    for (int i = 0; i < pairs; i++)
-        floats += pair_floats(&lora->adapter->pairs[i]);
     BW_TRY(BW_NEW(lora->views, pairs, "adapter"));
     BW_TRY(BW_NEW(lora->tensors, pairs, "adapter"));
-    return BW_NEW(lora->gradients, floats, "gradients");
+    return BW_NEW(lora->gradients, bw_adapter_floats(lora->adapter), "gradients");
 }
 
 static void lay_out(bw_lora *lora)
@@ -40,7 +31,7 @@ static void lay_out(bw_lora *lora)
         lora->n_tensors += 2;
         lora->views[i] = (bw_lora_view){.r = pair->r, .scaling = (float)pair->scaling, .A = lora->dense.A[i], .B = lora->dense.B[i], .dA = next};
         lora->views[i].dB = next + bw_line_round(pair->A.layout.m * pair->A.layout.n);
-        next += pair_floats(pair);
+        next += bw_pair_floats(pair);
     }
 }
 

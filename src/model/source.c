@@ -129,24 +129,54 @@ static int open_gguf(bw_source *source)
     return bw_spec_of_gguf(&source->spec, source->family, source->files);
 }
 
-static int open_folder(bw_source *source)
+/* transformers 4 says torch_dtype, transformers 5 dtype; without either it takes float32. */
+static int read_outline(bw_source *source, const bw_json *config, const char *path)
+{
+    static const struct {
+        const char *name;
+        bw_dtype dtype;
+    } types[] = {{"float32", BW_F32}, {"float16", BW_F16}, {"bfloat16", BW_BF16}};
+    const bw_json *member = bw_json_get(config, "torch_dtype") ? bw_json_get(config, "torch_dtype") : bw_json_get(config, "dtype");
+    const char *name = bw_json_text(member, NULL);
+    source->outline = BW_F32;
+    if (!member || bw_json_kind(member) == BW_JSON_NULL)
+        return BW_OK;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (name && strcmp(name, types[i].name) == 0) {
+            source->outline = types[i].dtype;
+            return BW_OK;
+        }
+    return bw_fail(BW_DATA, "%s: torch_dtype is '%s'; expected float32, float16 or bfloat16", path, name ? name : "not a text");
+}
+
+static int read_config(bw_source *source, const char *path, const char *generation_path)
 {
     bw_json *config = NULL, *generation = NULL;
-    bw_text path = {0}, other = {0};
     int status;
-    BW_GO(bw_path(&path, source->path, "config.json"));
-    BW_GO(bw_json_load(&config, path.data));
-    BW_GO(bw_path(&other, source->path, "generation_config.json"));
-    if (bw_file_exists(other.data))
-        BW_GO(bw_json_load(&generation, other.data));
-    BW_GO(bw_family_of_config(&source->family, config, path.data));
-    BW_GO(bw_spec_of_config(&source->spec, source->family, config, generation, path.data));
-    BW_GO(bw_safetensors_open_model(&source->files, source->path));
+    BW_GO(bw_json_load(&config, path));
+    if (generation_path && bw_file_exists(generation_path))
+        BW_GO(bw_json_load(&generation, generation_path));
+    BW_GO(bw_family_of_config(&source->family, config, path));
+    BW_GO(bw_spec_of_config(&source->spec, source->family, config, generation, path));
+    if (!generation_path)
+        BW_GO(read_outline(source, config, path));
 done:
     bw_json_free(config);
     bw_json_free(generation);
+    return status;
+}
+
+static int open_folder(bw_source *source)
+{
+    bw_text path = {0}, generation = {0};
+    int status;
+    BW_GO(bw_path(&path, source->path, "config.json"));
+    BW_GO(bw_path(&generation, source->path, "generation_config.json"));
+    BW_GO(read_config(source, path.data, generation.data));
+    BW_GO(bw_safetensors_open_model(&source->files, source->path));
+done:
     bw_text_free(&path);
-    bw_text_free(&other);
+    bw_text_free(&generation);
     return status;
 }
 
@@ -182,6 +212,48 @@ done:
     return status;
 }
 
+static bool has_file(const char *folder, const char *name)
+{
+    bw_text path = {0};
+    const bool there = bw_path(&path, folder, name) == BW_OK && bw_file_exists(path.data);
+    bw_text_free(&path);
+    return there;
+}
+
+/* The config.json that stands alone, or *config empty: what is there is a model. */
+static int lone_config(const char *path, bw_text *config)
+{
+    struct stat about;
+    const size_t length = strlen(path), tail = strlen(".json");
+    if (stat(path, &about) != 0)
+        return bw_fail(BW_NOINPUT, "model '%s' cannot be found; give a Hugging Face folder, a GGUF file or a config.json", path);
+    if (S_ISDIR(about.st_mode))
+        return has_file(path, "model.safetensors") || has_file(path, "model.safetensors.index.json") ? BW_OK : bw_path(config, path, "config.json");
+    return length > tail && strcmp(path + length - tail, ".json") == 0 ? bw_text_addf(config, "%s", path) : BW_OK;
+}
+
+int bw_source_outline(bw_source **out, const char *path)
+{
+    bw_text config = {0};
+    bw_source *source = NULL;
+    int status;
+    *out = NULL;
+    BW_GO(lone_config(path, &config));
+    if (!config.data) {
+        status = bw_source_open(out, path);
+        goto done;
+    }
+    BW_GO(BW_NEW(source, 1, "model headers"));
+    BW_GO(copy_text(&source->path, path));
+    BW_GO(read_config(source, config.data, NULL));
+    *out = source;
+    source = NULL;
+done:
+    bw_source_close(source);
+    bw_text_free(&config);
+    return status;
+}
+
 void bw_source_close(bw_source *source)
 {
     if (!source)
@@ -206,7 +278,7 @@ const char *bw_source_path(const bw_source *source)
 
 bw_dtype bw_source_dtype(const bw_source *source, int layer, bw_target target)
 {
-    return source->targets[bw_target_at(layer, target)]->dtype;
+    return source->files ? source->targets[bw_target_at(layer, target)]->dtype : source->outline;
 }
 
 /* ---- fingerprint -------------------------------------------------------------------------------------------------- */

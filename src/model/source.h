@@ -9,6 +9,7 @@ struct bw_source {
     bool gguf;
     const bw_family *family;
     bw_spec spec;
+    bw_dtype outline;          /* of the weights, where only config.json is there (files is NULL) */
     const bw_tensor **targets; /* [layer * BW_TARGETS + target] */
     const bw_tensor **vectors; /* [layer * BW_LAYER_VECTORS + which] */
     const bw_tensor *tables[BW_TABLES];

@@ -33,6 +33,7 @@ struct bw_store {
     int64_t offset[BW_TARGETS], slot_floats;
     bw_gather *gather;
     int *held;            /* [n_slots]: layer in the slot, or NOBODY */
+    int64_t gathered;     /* bytes of the gathers so far */
     int pending, arrives; /* layer under way and its slot, or NOBODY */
     int lent;             /* layer lent, or NOBODY */
 
@@ -79,13 +80,20 @@ static bw_piece_type piece_type(bw_dtype dtype, const char *wanted)
     return dtype == BW_BF16 ? BW_PIECE_BF16 : dtype == BW_F16 ? BW_PIECE_F16 : BW_PIECE_F32;
 }
 
-static int read_piece(bw_store *store, reader *reader, const bw_config *config)
+bw_matrix bw_store_piece_outline(const bw_source *source, const bw_grid *grid, const bw_config *config, int layer, bw_target target)
 {
     int64_t out, in;
+    bw_spec_shape(bw_source_spec(source), target, &out, &in);
+    const bw_piece_type type = piece_type(bw_source_dtype(source, layer, target), config->store);
+    return bw_matrix_outline(grid, type, out, in, (int)config->block, (int)config->block);
+}
+
+static int read_piece(bw_store *store, reader *reader, const bw_config *config)
+{
     bw_matrix *piece = &store->pieces[bw_target_at(reader->layer, reader->target)];
-    bw_spec_shape(&store->spec, reader->target, &out, &in);
-    const bw_piece_type type = piece_type(bw_source_dtype(reader->source, reader->layer, reader->target), config->store);
-    BW_TRY(bw_matrix_create(piece, store->grid, type, out, in, (int)config->block, (int)config->block, "weights, pieces"));
+    *piece = bw_store_piece_outline(reader->source, store->grid, config, reader->layer, reader->target);
+    const bw_bcyc layout = piece->layout;
+    BW_TRY(bw_matrix_create(piece, store->grid, piece->type, layout.m, layout.n, layout.mb, layout.nb, "weights, pieces"));
     return bw_matrix_visit(piece, read_block, reader);
 }
 
@@ -108,17 +116,23 @@ static void free_layer(bw_store *store, int layer)
 }
 
 /* ---- what is always dense ----------------------------------------------------------------------------------------- */
-static int64_t table_floats(const bw_store *store)
+static int64_t table_floats(const bw_spec *spec)
 {
-    return store->spec.vocab * store->spec.d_model;
+    return spec->vocab * spec->d_model;
+}
+
+int64_t bw_store_table_bytes(const bw_spec *spec)
+{
+    const int64_t table = bw_line_round(table_floats(spec)), vector = bw_line_round(spec->d_model);
+    const int64_t floats = (spec->tied ? 1 : 2) * table + (1 + BW_LAYER_VECTORS * spec->n_layer) * vector;
+    return floats * (int64_t)sizeof(float) + BW_LINE;
 }
 
 static int create_tables(bw_store *store)
 {
     const bw_spec *spec = &store->spec;
-    const int64_t table = bw_line_round(table_floats(store)), vector = bw_line_round(spec->d_model);
-    const int64_t floats = (spec->tied ? 1 : 2) * table + (1 + BW_LAYER_VECTORS * spec->n_layer) * vector;
-    BW_TRY(bw_shared_create(store->grid, &store->tables, floats * (int64_t)sizeof(float) + BW_LINE, "weights, embedding and norms"));
+    const int64_t table = bw_line_round(table_floats(spec)), vector = bw_line_round(spec->d_model);
+    BW_TRY(bw_shared_create(store->grid, &store->tables, bw_store_table_bytes(spec), "weights, embedding and norms"));
     store->embedding = bw_shared_floats(&store->tables);
     store->head = store->embedding + (spec->tied ? 0 : table);
     store->norm = store->head + table;
@@ -153,11 +167,27 @@ static int read_tables(bw_store *store)
             BW_TRY(bw_source_read_named(store->source, layer, norms[which], 0, 1, 0, C, layer_norm(store, layer, which), C));
     if (store->grid->node_rank == 0)
         BW_TRY(bw_source_read_named(store->source, -1, "norm", 0, 1, 0, C, store->norm, C));
-    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, (double)(table_floats(store) / store->grid->node_size) * sizeof(float));
+    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, (double)(table_floats(&store->spec) / store->grid->node_size) * sizeof(float));
     return BW_OK;
 }
 
 /* ---- slots and the choice of the mode ----------------------------------------------------------------------------- */
+int64_t bw_store_layer_bytes(const bw_spec *spec)
+{
+    int64_t floats = 0;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        int64_t out, in;
+        bw_spec_shape(spec, (bw_target)target, &out, &in);
+        floats += bw_line_round(out * in);
+    }
+    return floats * (int64_t)sizeof(float);
+}
+
+int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams)
+{
+    return (streams ? SLOTS_STREAMED : spec->n_layer) * bw_store_layer_bytes(spec) + BW_LINE;
+}
+
 static void lay_out_slot(bw_store *store)
 {
     for (int target = 0; target < BW_TARGETS; target++) {
@@ -205,7 +235,7 @@ static const char *piece_name(const bw_store *store, const char *wanted)
 static int choose_mode(bw_store *store, const bw_config *config)
 {
     const char *wanted = config->weights;
-    const int64_t slot = store->slot_floats * (int64_t)sizeof(float), whole = slot * store->spec.n_layer;
+    const int64_t slot = bw_store_layer_bytes(&store->spec), whole = slot * store->spec.n_layer;
     const double mib = 1024.0 * 1024.0;
     int64_t least_free = -free_memory(); /* the smallest of all nodes, as the largest negative */
     BW_TRY(bw_max_ints(store->grid, &least_free, 1));
@@ -309,9 +339,10 @@ static int start(bw_store *store, int layer, int slot)
 
 static int finish(bw_store *store)
 {
-    const double before = bw_now(), bytes = (double)bw_gather_bytes(store->gather);
+    const double before = bw_now();
     BW_TRY(bw_gather_finish(store->gather));
-    bw_event_add(BW_EVENT_GATHER, bw_now() - before, 0, (double)bw_gather_bytes(store->gather) - bytes);
+    bw_event_add(BW_EVENT_GATHER, bw_now() - before, 0, (double)(bw_gather_bytes(store->gather) - store->gathered));
+    store->gathered = bw_gather_bytes(store->gather);
     store->held[store->arrives] = store->pending;
     store->pending = store->arrives = NOBODY;
     return BW_OK;
@@ -330,7 +361,7 @@ static int create_slots(bw_store *store)
     BW_TRY(bw_agree(store->grid, BW_NEW(store->held, store->n_slots, "weights, slots")));
     for (int slot = 0; slot < store->n_slots; slot++)
         store->held[slot] = NOBODY;
-    const int64_t bytes = store->n_slots * store->slot_floats * (int64_t)sizeof(float) + BW_LINE;
+    const int64_t bytes = bw_store_slot_bytes(&store->spec, store->streams);
     return bw_agree(store->grid, bw_shared_create(store->grid, &store->slots, bytes, "weights, dense layers"));
 }
 
@@ -377,6 +408,7 @@ static int open_shared(bw_store *store, const bw_config *config)
     BW_TRY(bw_node_sync(store->grid));
     BW_TRY(bw_gather_create(&store->gather, store->grid));
     BW_TRY(gather_folded(store));
+    store->gathered = bw_gather_bytes(store->gather);
     BW_TRY(choose_mode(store, config));
     BW_TRY(create_slots(store));
     return load_layers(store, config);

@@ -44,9 +44,15 @@ static int create_streams(bw_transformer *t)
     return BW_OK;
 }
 
+/* Sets of a layer's activations: all are kept for the backward pass, or one is used again and again. */
+static int saved_sets(const bw_spec *spec, bool training, bool recompute)
+{
+    return training && !recompute ? spec->n_layer : 1;
+}
+
 static int create_saved(bw_transformer *t, const bw_lora *lora)
 {
-    t->n_saved = t->training && !t->recompute ? t->spec->n_layer : 1;
+    t->n_saved = saved_sets(t->spec, t->training, t->recompute);
     BW_TRY(BW_NEW(t->saved, t->n_saved, "activations"));
     for (int i = 0; i < t->n_saved; i++)
         BW_TRY(bw_saved_create(&t->saved[i], t->spec, lora, t->max_tokens));
@@ -64,6 +70,18 @@ static int create_answers(bw_transformer *t)
     BW_TRY(BW_NEW(t->row_target, n, "activations"));
     BW_TRY(BW_NEW(t->d_rows, n * C, "activations"));
     return BW_NEW(t->loss_scratch, bw_loss_scratch(n, C), "activations");
+}
+
+/* Four C-wide buffers are of answer rows, or of all tokens (dx); the streams between layers are one more than layers, or one. */
+int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens, int64_t max_answers, bool training, bool recompute)
+{
+    const int64_t C = spec->d_model, stream = max_tokens * C;
+    int64_t floats = bw_block_floats(spec, adapter, max_tokens, max_tokens);
+    floats += (training ? spec->n_layer + 1 : 1) * stream;
+    floats += saved_sets(spec, training, recompute) * bw_saved_floats(spec, adapter, max_tokens);
+    floats += max_answers * (3 * C + 4) + bw_loss_scratch(max_answers, C);
+    floats += training ? bw_slopes_floats(spec, max_tokens) + stream : 0;
+    return floats * (int64_t)sizeof(float);
 }
 
 int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, int64_t max_tokens, int64_t max_answers, bool training,
@@ -261,7 +279,7 @@ static double adapter_flops_per_token(const bw_spec *spec, const bw_adapter *ada
     return flops;
 }
 
-double bw_transformer_flops(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward)
+bw_work bw_transformer_work(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward)
 {
     double weights = 0, pairs = 0;
     for (int target = 0; target < BW_TARGETS; target++) {
@@ -273,9 +291,22 @@ double bw_transformer_flops(const bw_spec *spec, const bw_adapter *adapter, cons
         double length = batch->offsets[s + 1] - batch->offsets[s];
         pairs += length * (length + 1) / 2;
     }
-    double attention = 4.0 * pairs * spec->n_head * spec->head_dim * spec->n_layer, T = (double)batch->T;
-    double head = 2.0 * (double)batch->answers * (double)spec->d_model * (double)spec->vocab;
-    double lora = adapter_flops_per_token(spec, adapter) * T;
-    double forward_flops = 2 * weights * T + attention + head + lora;
-    return backward ? forward_flops + 2 * weights * T + 2.5 * attention + head + 2 * lora : forward_flops;
+    const double T = (double)batch->T;
+    bw_work work = {.weights = 2 * weights * T,
+                    .attention = 4.0 * pairs * spec->n_head * spec->head_dim * spec->n_layer,
+                    .head = 2.0 * (double)batch->answers * (double)spec->d_model * (double)spec->vocab,
+                    .lora = adapter_flops_per_token(spec, adapter) * T};
+    if (backward) {
+        work.weights *= 2;
+        work.attention *= 3.5;
+        work.head *= 2;
+        work.lora *= 3;
+    }
+    return work;
+}
+
+double bw_transformer_flops(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward)
+{
+    const bw_work work = bw_transformer_work(spec, adapter, batch, backward);
+    return work.weights + work.attention + work.head + work.lora;
 }

@@ -151,6 +151,11 @@ void bw_gather_destroy(bw_gather **gather)
     *gather = NULL;
 }
 
+int bw_gather_foreign(const bw_grid *grid)
+{
+    return positions(grid) > grid->node_size ? positions(grid) - grid->node_size : 0;
+}
+
 int64_t bw_gather_bytes(const bw_gather *gather)
 {
     return gather->bytes;
@@ -171,15 +176,10 @@ static bw_matrix piece_at(const bw_matrix *mine, int position)
     return piece;
 }
 
-static int64_t piece_bytes(const bw_matrix *piece)
-{
-    return piece->rows * piece->cols * (int64_t)bw_piece_bytes(piece->type);
-}
-
 /* Pieces of several types lie one after another in a receive buffer, each where its entries are aligned. */
 static int64_t slot_bytes(const bw_matrix *piece)
 {
-    return (piece_bytes(piece) + 63) / 64 * 64;
+    return (bw_matrix_bytes(piece) + 63) / 64 * 64;
 }
 
 static int64_t messages(int64_t bytes)
@@ -194,7 +194,7 @@ static void bounds(const bw_gather_item *items, int count, int64_t *bytes, int64
     for (int i = 0; i < count; i++) {
         bw_matrix largest = piece_at(items[i].piece, 0);
         *bytes += slot_bytes(&largest);
-        *parts += messages(piece_bytes(&largest));
+        *parts += messages(bw_matrix_bytes(&largest));
     }
 }
 
@@ -239,7 +239,7 @@ static int post_receives(bw_gather *gather, const route *route, char *buffer)
     MPI_Comm comm = gather->grid->comms->gather;
     for (int i = 0; i < gather->count; i++) {
         bw_matrix piece = piece_at(gather->items[i].piece, route->position);
-        int64_t bytes = piece_bytes(&piece);
+        int64_t bytes = bw_matrix_bytes(&piece);
         for (int64_t done = 0; done < bytes; done += part(bytes - done))
             BW_MPI(MPI_Irecv(buffer + done, part(bytes - done), MPI_BYTE, route->peer, 0, comm, &gather->requests[gather->n_requests++]));
         buffer += slot_bytes(&piece);
@@ -253,7 +253,7 @@ static int post_sends(bw_gather *gather, const route *route)
     MPI_Comm comm = gather->grid->comms->gather;
     for (int i = 0; i < gather->count; i++) {
         const bw_matrix *piece = gather->items[i].piece;
-        int64_t bytes = piece_bytes(piece);
+        int64_t bytes = bw_matrix_bytes(piece);
         for (int64_t done = 0; done < bytes; done += part(bytes - done))
             BW_MPI(
                 MPI_Isend((char *)piece->data + done, part(bytes - done), MPI_BYTE, route->peer, 0, comm, &gather->requests[gather->n_requests++]));

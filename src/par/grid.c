@@ -73,6 +73,17 @@ static void place(bw_grid *grid)
     grid->mycol = grid->rank % grid->npcol;
 }
 
+int bw_grid_outline(bw_grid *grid, const char *shape, int replicas, int size, int per_node)
+{
+    *grid = (bw_grid){.size = size, .node_size = per_node < size ? per_node : size, .context = -1};
+    if (size < 1 || per_node < 1 || size % grid->node_size != 0)
+        return bw_fail(BW_USAGE, "%d ranks do not fill nodes of %d: give a multiple, or fewer than a node has", size, per_node);
+    grid->nodes = size / grid->node_size;
+    BW_TRY(choose_shape(grid, shape, replicas));
+    place(grid);
+    return BW_OK;
+}
+
 /* ---- communicators ------------------------------------------------------------------------------------------------ */
 static int open_node(bw_grid *grid, int ranks_per_node)
 {

@@ -9,13 +9,24 @@ size_t bw_piece_bytes(bw_piece_type type)
     return entry_bytes[type];
 }
 
+bw_matrix bw_matrix_outline(const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb)
+{
+    bw_matrix matrix = {.layout = {m, n, mb, nb, grid->nprow, grid->npcol}, .type = type, .myrow = grid->myrow, .mycol = grid->mycol};
+    matrix.rows = bw_bcyc_count(m, mb, grid->myrow, grid->nprow);
+    matrix.cols = bw_bcyc_count(n, nb, grid->mycol, grid->npcol);
+    matrix.ld = matrix.rows > 1 ? matrix.rows : 1;
+    return matrix;
+}
+
+int64_t bw_matrix_bytes(const bw_matrix *matrix)
+{
+    return matrix->rows * matrix->cols * (int64_t)entry_bytes[matrix->type];
+}
+
 int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose)
 {
     BW_ASSERT(m >= 0 && n >= 0 && mb > 0 && nb > 0);
-    *matrix = (bw_matrix){.layout = {m, n, mb, nb, grid->nprow, grid->npcol}, .type = type, .myrow = grid->myrow, .mycol = grid->mycol};
-    matrix->rows = bw_bcyc_count(m, mb, grid->myrow, grid->nprow);
-    matrix->cols = bw_bcyc_count(n, nb, grid->mycol, grid->npcol);
-    matrix->ld = matrix->rows > 1 ? matrix->rows : 1;
+    *matrix = bw_matrix_outline(grid, type, m, n, mb, nb);
     int64_t entries = 0;
     if (__builtin_mul_overflow(matrix->rows, matrix->cols, &entries))
         return bw_fail(BW_SYSTEM, "a piece of %lld x %lld entries for %s does not fit any memory", (long long)matrix->rows, (long long)matrix->cols,

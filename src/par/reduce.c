@@ -38,7 +38,12 @@ struct bw_reduce {
 };
 
 /* ---- create ------------------------------------------------------------------------------------------------------- */
-static int64_t lay_out(bw_reduce *reduce, const int *bucket_of)
+int64_t bw_reduce_integers(int tensors, int64_t entries)
+{
+    return entries + tensors;
+}
+
+static void lay_out(bw_reduce *reduce, const int *bucket_of)
 {
     int64_t at = 0;
     for (int b = 0; b < reduce->buckets; b++) {
@@ -53,7 +58,6 @@ static int64_t lay_out(bw_reduce *reduce, const int *bucket_of)
                 reduce->bounds[t] = at++;
         reduce->bucket[b].count = at - reduce->bucket[b].offset;
     }
-    return at;
 }
 
 static int part(int64_t left)
@@ -79,12 +83,15 @@ static int fill(bw_reduce *reduce, const bw_grid *grid, int tensors, const int64
     BW_TRY(BW_NEW(reduce->bounds, tensors, "gradient sums"));
     BW_TRY(BW_NEW(reduce->exponents, tensors, "gradient sums"));
     BW_TRY(BW_NEW(reduce->bucket, buckets, "gradient sums"));
+    int64_t entries = 0;
     for (int t = 0; t < tensors; t++) {
+        entries += sizes[t];
         BW_ASSERT(sizes[t] >= 0 && bucket_of[t] >= 0 && bucket_of[t] < buckets);
         reduce->sizes[t] = sizes[t];
         reduce->exponents[t] = FIRST_EXPONENT;
     }
-    BW_TRY(BW_NEW(reduce->memory, lay_out(reduce, bucket_of), "gradient sums"));
+    lay_out(reduce, bucket_of);
+    BW_TRY(BW_NEW(reduce->memory, bw_reduce_integers(tensors, entries), "gradient sums"));
     return BW_NEW(reduce->requests, count_requests(reduce), "gradient sums");
 }
 
@@ -236,8 +243,10 @@ int bw_reduce_launch(bw_reduce *reduce, int bucket)
 int bw_reduce_finish(bw_reduce *reduce)
 {
     int count = reduce->n_requests;
+    const double start = bw_now();
     reduce->n_requests = 0;
     BW_MPI(MPI_Waitall(count, reduce->requests, MPI_STATUSES_IGNORE));
+    bw_event_add(BW_EVENT_REDUCE, bw_now() - start, 0, 0); /* what the backward pass did not hide */
     for (int t = 0; t < reduce->tensors; t++)
         if (reduce->memory[reduce->bounds[t]] >= INT64_C(1) << (SUM_BITS - UNIT_BITS))
             reduce->overflowed = true;

@@ -273,6 +273,27 @@ int bw_trainer_run(bw_trainer *t)
 
 /* ---- report --------------------------------------------------------------------------------------------------------------- */
 
+enum { MOST_PURPOSES = 96 };
+
+/* Rank 0 has every purpose: it counts what its node shares. Largest of all ranks, and the sum of all. Collective on world. */
+static int add_memory(const bw_trainer *t, bw_text *out)
+{
+    char names[MOST_PURPOSES][BW_MEM_NAME] = {{0}};
+    int64_t largest[MOST_PURPOSES] = {0}, all[MOST_PURPOSES] = {0}, unused;
+    int count = 0;
+    while (count < MOST_PURPOSES && bw_mem_purpose(count, names[count], &unused))
+        count++;
+    BW_TRY(bw_broadcast(t->grid, names, sizeof names));
+    for (int i = 0; i < MOST_PURPOSES; i++)
+        largest[i] = all[i] = *names[i] ? bw_mem_purpose_peak(names[i]) : 0;
+    BW_TRY(bw_max_ints(t->grid, largest, MOST_PURPOSES));
+    BW_TRY(bw_sum_ints(t->grid, all, MOST_PURPOSES));
+    int status = bw_text_addf(out, "%-40s %16s %16s\n", "memory, bytes at peak", "fullest rank", "all ranks");
+    for (int i = 0; status == BW_OK && i < count; i++)
+        status = bw_text_addf(out, "%-40s %16" PRId64 " %16" PRId64 "\n", names[i], largest[i], all[i]);
+    return bw_agree(t->grid, status);
+}
+
 int bw_trainer_report(const bw_trainer *t)
 {
     bw_text out = {0};
@@ -285,6 +306,8 @@ int bw_trainer_report(const bw_trainer *t)
             status = bw_text_addf(&out, "%-12s %10" PRId64 " %12.3f %12.3f %10.1f\n", bw_event_name((bw_event)event), sum->count, slowest, fastest,
                                   sum->seconds > 0 ? sum->flops / sum->seconds / 1e9 : 0);
     }
+    int memory = add_memory(t, &out); /* collective: whatever has failed here so far */
+    status = status == BW_OK ? memory : status;
     if (status == BW_OK)
         status = bw_text_addf(&out, "memory of rank 0: %.0f MiB at its peak\n", (double)bw_mem_peak_rss() / 1048576);
     if (status == BW_OK && t->grid->rank == 0)

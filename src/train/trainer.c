@@ -83,20 +83,12 @@ static int load_data(bw_trainer *t)
     return BW_OK;
 }
 
-/* Default: the smaller of the batch and the next power of two at or above the ranks of the first start. */
-static int64_t default_micro_batches(const bw_trainer *t)
-{
-    int64_t power = 1;
-    while (power < t->grid->size)
-        power *= 2;
-    return power < t->config->batch ? power : t->config->batch;
-}
-
 static void plan_run(bw_trainer *t)
 {
     const bw_config *config = t->config;
     t->plan = (bw_plan){.samples = t->data.count, .batch = config->batch, .seed = (uint64_t)config->seed};
-    t->plan.micro_batches = t->state.micro_batches = config->micro_batches > 0 ? config->micro_batches : default_micro_batches(t);
+    t->plan.micro_batches = t->state.micro_batches =
+        config->micro_batches > 0 ? config->micro_batches : bw_plan_default_cut(config->batch, t->grid->size);
     int64_t per_epoch = bw_plan_steps_per_epoch(&t->plan);
     t->steps = config->steps > 0 ? config->steps : (int64_t)ceil(config->epochs * (double)per_epoch);
 }

@@ -5,10 +5,11 @@ source_root=$(cd "${BW_TEST_DATA:?folder tests/}/.." && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/breakwater-system.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# base <- par, num, io <- data, model <- train, post <- cmd. `h5` is io/h5.c, the only part of io that knows MPI.
+# base <- par, num, io <- data, model <- train, post, plan <- cmd. `h5` is io/h5.c, the only part of io that knows MPI.
 declare -A may_use=(
   [base]="" [par]="base" [num]="base" [io]="base" [h5]="base par" [data]="base io" [model]="base par num io data"
-  [train]="base par num io h5 data model" [post]="base par num io h5 data model" [cmd]="base par num io h5 data model train post"
+  [train]="base par num io h5 data model" [post]="base par num io h5 data model" [plan]="base par io data model"
+  [cmd]="base par num io h5 data model train post plan"
 )
 
 # What stands in the code -> the files that may have it (extended patterns; paths from the root).

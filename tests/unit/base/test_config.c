@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-static const bw_command all_commands[] = {BW_RUN, BW_TRAIN, BW_MERGE, BW_EVAL, BW_INSPECT, BW_VERIFY};
+static const bw_command all_commands[] = {BW_RUN, BW_TRAIN, BW_MERGE, BW_EVAL, BW_INSPECT, BW_VERIFY, BW_PLAN};
 enum { COMMANDS = sizeof all_commands / sizeof *all_commands };
 
 static const char yaml_file[] = "/tmp/bw_test_config.yaml";

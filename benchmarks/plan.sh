@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Holds `breakwater plan` against real runs: three models with random weights, one and two ranks, resident and streamed.
+# usage: plan.sh memory|time TOKENIZER_FOLDER MACHINE.yaml [FOLDER]      BREAKWATER=program PYTHON=python3 with numpy  MPIRUN="mpirun ..."
+# memory: every byte a run counts (report.txt: all ranks), against the plan's. time: the median step after the first, wants an idle machine.
+set -euo pipefail
+what=${1:?memory or time} tokenizer=${2:?a model folder with a tokenizer} machine=${3:?machine file} work=${4:-$(mktemp -d)}
+here=$(cd "$(dirname "$0")" && pwd)
+breakwater=${BREAKWATER:-breakwater} python=${PYTHON:-python3} steps=$([ "$what" = time ] && echo 6 || echo 2)
+export OMP_NUM_THREADS=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
+launch=${MPIRUN:-mpirun --oversubscribe --bind-to none}
+sizes=${SIZES:-small medium large}
+mkdir -p "$work"
+
+shape() {
+  case $1 in
+  small) echo --layers 6 --width 384 --mlp 1024 --heads 6 --kv 2 ;;
+  medium) echo --layers 12 --width 768 --mlp 2048 --heads 12 --kv 4 ;;
+  large) echo --layers 16 --width 1536 --mlp 4096 --heads 24 --kv 8 ;;
+  esac
+}
+
+rows() { # 64 rows of uneven lengths
+  awk 'BEGIN { srand(7); for (i = 1; i <= 64; i++) {
+    printf "{\"instruction\": \"Row %d:", i; for (w = 0; w < 10 + int(rand() * 60); w++) printf " word%d", int(rand() * 900)
+    printf ".\", \"output\": \"Answer"; for (w = 0; w < 10 + int(rand() * 40); w++) printf " %d", int(rand() * 900); print "\"}" } }'
+}
+
+quietly() { "$@" >"$work/log" 2>&1 || { cat "$work/log" >&2; echo "plan.sh: failed: $*" >&2; exit 1; }; }
+
+# field FILE NAME: of the one row of a plan's CSV.
+field() { awk -F, -v name="$2" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) at = i } NR == 2 { print $at }' "$1"; }
+
+# Bytes that all ranks counted at their peaks, from the table after "memory, bytes at peak".
+counted() { awk '/^memory of rank/ { inside = 0 } inside { sum += $NF } /^memory, bytes at peak/ { inside = 1 } END { print sum }' "$1"; }
+median_step() { sed -n 's/.*"seconds": \([0-9.]*\).*/\1/p' "$1" | tail -n +2 | sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
+
+rows >"$work/rows.jsonl"
+common="--data $work/rows.jsonl --template plain --max-length 256 --batch 8 --seed 3"
+echo "# $what; $(nproc) cores, load before: $(cut -d' ' -f1-3 /proc/loadavg)"
+printf '%-8s %5s %-9s %14s %14s %7s\n' model ranks weights planned real ratio
+for size in $sizes; do
+  model=$work/$size
+  [ -e "$model/model.safetensors.index.json" ] || "$python" "$here/random_model.py" "$model" "$tokenizer" $(shape "$size")
+  [ -e "$work/$size-buffer/adapter" ] || quietly "$breakwater" train --stage buffer --model "$model" $common --steps 1 --output "$work/$size-buffer" --threads 1
+  for ranks in 1 2; do
+    for weights in resident stream; do
+      out=$work/run
+      rm -rf "$out"
+      quietly $launch -n "$ranks" "$breakwater" train --stage user --model "$model" --buffer "$work/$size-buffer/adapter" $common --micro-batches 4 \
+        --weights "$weights" --steps "$steps" --output "$out" --threads 1
+      quietly "$breakwater" plan --stage user --model "$model" --machine "$machine" $common --micro-batches 4 --weights "$weights" --steps "$steps" \
+        --grid auto --replicas 1 --ranks "$ranks" --csv "$work/plan.csv"
+      if [ "$what" = time ]; then
+        planned=$(field "$work/plan.csv" step_s) real=$(median_step "$out/metrics.jsonl")
+      else
+        planned=$(awk -v all="$(field "$work/plan.csv" node_bytes)" -v program="$(field "$work/plan.csv" program)" -v ranks="$ranks" \
+          'BEGIN { print all - program * ranks }')
+        real=$(counted "$out/report.txt")
+      fi
+      awk -v size="$size" -v ranks="$ranks" -v weights="$weights" -v planned="$planned" -v real="$real" \
+        'BEGIN { printf "%-8s %5d %-9s %14.4g %14.4g %7.3f\n", size, ranks, weights, planned, real, planned / real }'
+    done
+  done
+done
+echo "# load after: $(cut -d' ' -f1-3 /proc/loadavg)"
