@@ -36,7 +36,7 @@ median_step() { sed -n 's/.*"seconds": \([0-9.]*\).*/\1/p' "$1" | tail -n +2 | s
 
 rows >"$work/rows.jsonl"
 common="--data $work/rows.jsonl --template plain --max-length 256 --batch 8 --seed 3"
-echo "# $what; $(nproc) cores, load before: $(cut -d' ' -f1-3 /proc/loadavg)"
+echo "# $what; $(nproc --all) cores, load before: $(cut -d' ' -f1-3 /proc/loadavg)"
 printf '%-8s %5s %-9s %14s %14s %7s\n' model ranks weights planned real ratio
 for size in $sizes; do
   model=$work/$size

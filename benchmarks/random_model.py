@@ -88,9 +88,11 @@ def main():
     random = np.random.default_rng(a.seed)
     os.makedirs(a.out, exist_ok=True)
     write_config(a)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if os.path.exists(os.path.join(a.tokenizer, name)):
-            shutil.copy(os.path.join(a.tokenizer, name), a.out)
+    shutil.copy(os.path.join(a.tokenizer, "tokenizer.json"), a.out)
+    with open(os.path.join(a.tokenizer, "tokenizer_config.json")) as file:
+        ends = {"eos_token": json.load(file)["eos_token"]}
+    with open(os.path.join(a.out, "tokenizer_config.json"), "w") as file:
+        json.dump(ends, file)
     plan = list(shards(a))
     where = {}
     for index, tensors in enumerate(plan, 1):

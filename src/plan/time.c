@@ -27,6 +27,12 @@ static double core_bytes(const bw_machine *machine, int threads)
     return machine->memory_gbs * 1e9 * threads / (double)machine->cores;
 }
 
+/* One thread of each rank at work, as where gradients are summed and weights unpacked: beside idle cores a core draws about twice its even share. */
+static double lone_core_bytes(const bw_machine *machine, const bw_grid *grid)
+{
+    return fmin(2 * core_bytes(machine, 1), machine->memory_gbs * 1e9 / grid->node_size);
+}
+
 /* Products run at the GEMM rate, or at their share of it; products that are not asked for are not computed. */
 static double work_seconds(const bw_work *work, double rate)
 {
@@ -57,13 +63,12 @@ static double token_floats(const bw_spec *spec, const bw_adapter *adapter, bool 
     return floats * spec->n_layer;
 }
 
-/* What a micro-batch moves however few tokens it has: every weight is read, packed and read again, forward and backward; the head twice; every
- * gradient is written, searched for its largest and added to a 64-bit sum. */
-static double fixed_floats(const bw_spec *spec, const bw_adapter *adapter)
+/* What a micro-batch moves however few tokens it has: every weight is read, packed and read again, forward and backward; the head twice. */
+static double fixed_floats(const bw_spec *spec)
 {
     const double weights = (double)bw_store_layer_bytes(spec) / sizeof(float) * spec->n_layer;
     const double head = (double)spec->vocab * (double)spec->d_model;
-    return 2 * 3 * weights + 2 * 3 * head + 7 * (double)bw_adapter_parameters(adapter);
+    return 2 * 3 * weights + 2 * 3 * head;
 }
 
 static bw_work work_of(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool recompute)
@@ -84,7 +89,7 @@ double bw_compute_seconds(const bw_machine *machine, int threads, const bw_spec 
     const bool recompute = strcmp(config->recompute, "layer") == 0;
     const bw_work work = work_of(spec, adapter, batch, recompute);
     double floats = token_floats(spec, adapter, config->lora_dropout > 0) * (double)batch->T * (recompute ? 4.0 / 3 : 1);
-    floats += fixed_floats(spec, adapter);
+    floats += fixed_floats(spec);
     return work_seconds(&work, core_flops(machine, threads)) + floats * sizeof(float) / core_bytes(machine, threads);
 }
 
@@ -137,7 +142,7 @@ static double network_seconds(const bw_machine *machine, const bw_grid *grid, do
  * of thin products. All ranks of the node take part. */
 static double unpack_seconds(const bw_job *job, const bw_machine *machine, const bw_layout *layout)
 {
-    const int cores = layout->grid.node_size; /* one thread of each rank */
+    const int cores = layout->grid.node_size;
     const double dense = (double)bw_store_layer_bytes(job->spec), pieces = layer_bytes(job, 0);
     double folded = 0;
     for (int target = 0; job->folds && target < BW_TARGETS; target++) {
@@ -145,7 +150,7 @@ static double unpack_seconds(const bw_job *job, const bw_machine *machine, const
         bw_spec_shape(job->spec, (bw_target)target, &out, &in);
         folded += job->targets >> target & 1 ? 2.0 * (double)job->config->lora_r * (double)out * (double)in : 0;
     }
-    return (pieces + 2 * dense) / core_bytes(machine, cores) + folded / (core_flops(machine, cores) * lora_share);
+    return (pieces + 2 * dense) / (cores * lone_core_bytes(machine, &layout->grid)) + folded / (core_flops(machine, cores) * lora_share);
 }
 
 typedef struct gather_times {
@@ -186,13 +191,19 @@ static double exposed_reduce(double all, double last_compute, int n_layer)
 
 /* ---- update --------------------------------------------------------------------------------------------------------- */
 
+/* Each micro-batch's gradient is searched for its largest and added to 64-bit sums (24 bytes a parameter), by one thread. */
+static double adding_seconds(const bw_machine *machine, const bw_grid *grid, const bw_adapter *adapter)
+{
+    return 24 * (double)bw_adapter_parameters(adapter) / lone_core_bytes(machine, grid);
+}
+
 /* Each rank clears all sums, reads them for the norm and once more for the next exponents (24 bytes a parameter), updates the entries it owns
  * (40 bytes), and the factors are gathered again. A step agrees on its outcome in about eight small collectives. */
 static double update_seconds(const bw_machine *machine, const bw_layout *layout, const bw_adapter *adapter)
 {
     const bw_grid *grid = &layout->grid;
     const double parameters = (double)bw_adapter_parameters(adapter), owned = parameters / ((double)grid->nprow * grid->npcol);
-    const double one_core = core_bytes(machine, 1), factors = factor_bytes(adapter);
+    const double one_core = lone_core_bytes(machine, grid), factors = factor_bytes(adapter);
     const double passes = (24 * parameters + 40 * owned) / one_core + 3 * factors / (one_core * grid->node_size);
     const double latency = grid->nodes > 1 ? machine->network_us * 1e-6 : node_latency;
     return passes + network_seconds(machine, grid, factors, 2 * BW_TARGETS) + 8 * latency * ceil(log2(grid->size));
@@ -256,6 +267,8 @@ static int add_step(stepper *s, int64_t step, bw_times *times)
     for (int32_t which = 0; which < s->plan.micro_batches; which++) {
         fill_lengths(s, count, which);
         s->seconds[which] = bw_compute_seconds(s->machine, s->layout->threads, s->job->spec, s->adapter, &s->batch, s->job->config);
+        if (s->batch.T > 0)
+            s->seconds[which] += adding_seconds(s->machine, &s->layout->grid, s->adapter);
         times->tokens += (double)s->batch.T;
         times->flops += bw_transformer_flops(s->job->spec, s->adapter, &s->batch, true);
     }

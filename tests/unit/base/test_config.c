@@ -108,7 +108,7 @@ static void choose_value(const bw_option *option, char *value, size_t size)
     else if (option->kind == BW_KIND_FLAG)
         snprintf(value, size, "true");
     else if (option->kind == BW_KIND_NUMBERS)
-        snprintf(value, size, "0.1,%.17g,1e-7", 1.0 / 3);
+        snprintf(value, size, option->low < 1 ? "0.1,%.17g,1e-7" : "1,%.17g,1000", option->low < 1 ? 1.0 / 3 : 7.0);
     else
         snprintf(value, size, "a, 'b': %s", option->name);
 }
