@@ -82,7 +82,7 @@ static bool asks_help(int argc, char **argv)
 
 /* ---- errors ----------------------------------------------------------------------------------------------------------- */
 
-/* Every rank reads the command line before MPI is up, and one should speak: launchers say in the environment who is first. */
+/* Launchers say in the environment who is first: before MPI is up one rank should speak for all. -1: started without a launcher. */
 static int launched_rank(void)
 {
     static const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
@@ -91,15 +91,15 @@ static int launched_rank(void)
         if (value)
             return atoi(value);
     }
-    return 0;
+    return -1;
 }
 
 static int report(int status, int rank)
 {
-    if (rank != 0)
+    if (rank > 0)
         return status;
     if (status == BW_STOPPED)
-        bw_info("%s%sstopped at a checkpoint: run the same command again to go on", bw_error(), *bw_error() ? "; " : "");
+        bw_info("%s%srun the same command again to go on", bw_error(), *bw_error() ? "; " : "");
     else if (status != BW_OK)
         fprintf(stderr, "breakwater: error: %s\n", *bw_error() ? bw_error() : "failed without a message");
     return status;
@@ -128,22 +128,30 @@ static int read_command_line(const bw_command_row *command, bw_config *config, b
     return bw_pipeline_load(pipeline, config->input, argc, argv);
 }
 
-static int run_command(const bw_command_row *command, const bw_config *config, const bw_pipeline *pipeline, int argc, char **argv)
+/* With MPI: what one rank could not read, on a node that lacks the file, is known to all before anyone goes on. */
+static int run_with_mpi(const bw_command_row *command, const bw_config *config, const bw_pipeline *pipeline, int read, int *argc, char ***argv)
+{
+    int status = bw_par_start(argc, argv);
+    if (status != BW_OK)
+        return report(read == BW_OK ? status : read, launched_rank());
+    bw_log_quiet(config->quiet);
+    status = bw_par_agree(read);
+    if (status == BW_OK)
+        status = command->run_pipeline ? command->run_pipeline(pipeline) : command->run(config);
+    status = report(status, bw_par_rank());
+    bw_par_finish();
+    return status;
+}
+
+/* One is enough where nothing is shared out, and a message is said once. */
+static int run_without_mpi(const bw_command_row *command, const bw_config *config, int read)
 {
     int rank = launched_rank();
-    if (command->needs_mpi) {
-        int status = bw_par_start(&argc, &argv);
-        if (status != BW_OK)
-            return report(status, rank);
-        rank = bw_par_rank();
-    } else if (rank != 0)
-        return BW_OK; /* one is enough where nothing is shared out, and a message is said once */
-    bw_log_rank(rank);
+    bw_log_rank(rank > 0 ? rank : 0);
     bw_log_quiet(config->quiet);
-    int status = report(command->run_pipeline ? command->run_pipeline(pipeline) : command->run(config), rank);
-    if (command->needs_mpi)
-        bw_par_finish();
-    return status;
+    if (rank > 0)
+        return read;
+    return report(read == BW_OK ? command->run(config) : read, rank);
 }
 
 static int dispatch(const bw_command_row *command, int argc, char **argv)
@@ -156,10 +164,11 @@ static int dispatch(const bw_command_row *command, int argc, char **argv)
     bw_pipeline pipeline = {0};
     bw_config_init(&config);
     int status = read_command_line(command, &config, &pipeline, argc, argv);
-    if (status != BW_OK)
-        report(status, launched_rank());
+    bool alone = launched_rank() < 0; /* then there is nobody to agree with on a command line that is wrong */
+    if (command->needs_mpi && (status == BW_OK || !alone))
+        status = run_with_mpi(command, &config, &pipeline, status, &argc, &argv);
     else
-        status = run_command(command, &config, &pipeline, argc, argv);
+        status = run_without_mpi(command, &config, status);
     bw_pipeline_free(&pipeline);
     bw_config_free(&config);
     return status;

@@ -92,6 +92,8 @@ int bw_peft_save(const bw_adapter *adapter, const bw_grid *grid, const bw_spec *
                  const char *const *metadata);
 /* The role an adapter folder declares ("" when it does not say); reads only the header. Local. */
 int bw_peft_role(const char *folder, char role[16]);
+/* A BufferLoRA where `option` means another adapter is refused (BW_USAGE) unless it is allowed. Local. */
+int bw_peft_refuse_buffer(const char *folder, const char *option, bool allow);
 
 /* ---- store: frozen weights as block-cyclic pieces, lent layer by layer as dense fp32 shared by the node ----------- */
 typedef struct bw_layer {
@@ -182,8 +184,9 @@ typedef struct bw_answer {
 } bw_answer;
 /* Continue prompts[0..count) (token lists) by up to max_new tokens. A batch is always prompts [i*batch, (i+1)*batch) of the
  * whole list and batches are shared out over ranks, so answers do not depend on the number of ranks. Collective on world: every rank brings the
- * whole list; answers[] is filled where this rank did the work, tokens NULL elsewhere. stop: ids that end. */
+ * whole list; answers[] is filled where this rank did the work, tokens NULL elsewhere. stop: ids that end.
+ * after, or NULL, is called after each batch a rank; what it returns is agreed on, and ends the work unless it is BW_OK. */
 int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, int64_t count, int64_t batch, int64_t max_new, const int32_t *stop,
-                int n_stop, bw_answer *answers, void (*progress)(int64_t done, int64_t of));
+                int n_stop, bw_answer *answers, int (*after)(void *context, int64_t done, int64_t of), void *context);
 void bw_answers_free(bw_answer *answers, int64_t count);
 #endif

@@ -32,6 +32,8 @@ int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_con
  * *found = false when there is none. state brings the fingerprints of this run: a checkpoint of another model, data, buffer or configuration
  * is BW_CANTCREATE, with both values. Collective on world. */
 int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const char *folder_or_file, bool *found);
+/* Delete the checkpoints in `folder` that a killed run left unfinished, or all; other files stay. Local, for the one that holds the folder. */
+int bw_checkpoint_sweep(const char *folder, bool all);
 
 /* ---- trainer: one stage, from configuration to output folder; resumes by itself. Collective on world --------------- */
 /* Returns BW_OK (done, or already done), BW_STOPPED (checkpoint written, requeue), or an error that all ranks share. */

@@ -142,8 +142,8 @@ const bw_option bw_options[] = {
      .group = MERGING, .argument = "LIST", .help = "factor on the merged adapters; a,b,... writes one result for each"},
     {"dense", BW_MERGE, 0, TEXT(dense, "none"), .choices = "none f32 f16 bf16",
      .group = MERGING, .argument = "TYPE", .help = "also write the whole model in this type"},
-    {"allow-buffer", BW_MERGE | BW_EVAL, 0, FLAG(allow_buffer),
-     .group = MERGING, .help = "take a BufferLoRA as if it were a user's adapter: the result is harmful by design"},
+    {"allow-buffer", STAGES, 0, FLAG(allow_buffer),
+     .group = MERGING, .help = "take a BufferLoRA as if it were any adapter: the result is harmful by design"},
 
     {"metric", BW_EVAL, 0, TEXT(metric, "exact"), .choices = "exact number label contains",
      .group = EVALUATION, .argument = "NAME", .help = "when an answer of the task counts as right"},
@@ -189,8 +189,8 @@ const bw_option bw_options[] = {
      .group = RESTART, .argument = "X", .help = "minutes between checkpoints; 0: not by time"},
     {"keep", BW_TRAIN | BW_RUN, 0, INT(keep, "2", 1, 10000),
      .group = RESTART, .argument = "N", .help = "checkpoints that stay"},
-    {"time-limit", BW_TRAIN | BW_RUN, 0, REAL(time_limit, "0", 0, 1e6),
-     .group = RESTART, .argument = "X", .help = "minutes after which it stops at a checkpoint with exit code 75; 0: none"},
+    {"time-limit", STAGES | BW_RUN, 0, REAL(time_limit, "0", 0, 1e6),
+     .group = RESTART, .argument = "X", .help = "minutes after which it stops, to be gone on with, with exit code 75; 0: none"},
 
     {"quiet", ANY, 0, FLAG(quiet),
      .group = GENERAL, .help = "no progress lines"},

@@ -11,7 +11,7 @@ const bw_exit_code bw_exit_codes[] = {
     {BW_SYSTEM, "out of memory, no shared memory, or MPI failed"},
     {BW_CANTCREATE, "an output cannot be created, or belongs to another run"},
     {BW_IO, "reading or writing broke off, as on a full disk"},
-    {BW_STOPPED, "stopped at a checkpoint by a signal or the wall clock: run the same command again to go on"},
+    {BW_STOPPED, "stopped by a signal or the wall clock: run the same command again to go on"},
     {0, NULL},
 };
 

@@ -31,11 +31,21 @@ static void warn_of_books(int status)
     bw_error_clear();
 }
 
-static int timed_stage(const bw_pipeline *pipeline, int index, double *seconds)
+/* A job that has to stop begins no further stage; what is finished is passed over to the end, so that a finished pipeline is never a stopped one. */
+static int look_ahead(const bw_grid *grid, const bw_pipeline *pipeline, int index, bool *finished)
 {
-    bool first = bw_par_rank() == 0, finished = false;
-    if (first)
-        warn_of_books(bw_report_finished(&pipeline->stages[index], &finished));
+    *finished = false;
+    if (grid->rank == 0)
+        warn_of_books(bw_report_finished(&pipeline->stages[index], finished));
+    BW_TRY(bw_broadcast(grid, finished, sizeof *finished));
+    bool stop = index > 0 && !*finished && bw_stop_wanted(pipeline->common.time_limit, 0);
+    return bw_agree(grid, stop ? bw_fail(BW_STOPPED, "stopped before stage %s", pipeline->stages[index].name) : BW_OK);
+}
+
+static int timed_stage(const bw_grid *grid, const bw_pipeline *pipeline, int index, double *seconds)
+{
+    bool first = grid->rank == 0, finished;
+    BW_TRY(look_ahead(grid, pipeline, index, &finished));
     double start = bw_now();
     int status = run_stage(pipeline, index);
     if (!finished)
@@ -57,14 +67,31 @@ static int final_report(const bw_pipeline *pipeline, const double *seconds)
     return status;
 }
 
-int bw_cmd_run(const bw_pipeline *pipeline)
+static int run_stages(const bw_grid *grid, const bw_pipeline *pipeline)
 {
+    static const char *const written[] = {"report.txt", "report.csv", "times.csv", NULL};
     double seconds[BW_MAX_LIST] = {0};
     BW_ASSERT(pipeline->count <= BW_MAX_LIST);
-    BW_TRY(bw_session_start(&pipeline->common));
-    if (bw_par_rank() == 0)
+    if (grid->rank == 0) {
+        warn_of_books(bw_folder_sweep(pipeline->common.output, written));
         warn_of_books(bw_report_times_load(pipeline, seconds));
+    }
     for (int i = 0; i < pipeline->count; ++i)
-        BW_TRY(timed_stage(pipeline, i, seconds));
-    return bw_par_rank() == 0 ? final_report(pipeline, seconds) : BW_OK;
+        BW_TRY(timed_stage(grid, pipeline, i, seconds));
+    return bw_agree(grid, grid->rank == 0 ? final_report(pipeline, seconds) : BW_OK);
+}
+
+/* Each stage has the grid that its options name; this one is for what all ranks agree on between them. */
+int bw_cmd_run(const bw_pipeline *pipeline)
+{
+    bw_grid *grid = NULL;
+    bw_lock lock;
+    BW_TRY(bw_session_start(&pipeline->common));
+    BW_TRY(bw_grid_create(&grid, "auto", 0, 0));
+    int status = bw_session_lock(grid, &lock, pipeline->common.output);
+    if (status == BW_OK)
+        status = run_stages(grid, pipeline);
+    bw_folder_unlock(&lock);
+    bw_grid_destroy(&grid);
+    return status;
 }

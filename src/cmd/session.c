@@ -25,19 +25,32 @@ int bw_session_start(const bw_config *config)
 {
     int threads = choose_threads(config);
     omp_set_num_threads(threads);
-    BW_TRY(bw_gemm_start(config->precision, threads));
+    BW_TRY(bw_par_agree(bw_gemm_start(config->precision, threads)));
     bw_flush_denormals();
     bw_info("breakwater %s, %s, %d rank%s", BW_VERSION, bw_gemm_describe(), bw_par_size(), bw_par_size() > 1 ? "s" : "");
     return BW_OK;
 }
 
+int bw_session_lock(const bw_grid *grid, bw_lock *lock, const char *folder)
+{
+    *lock = (bw_lock){.descriptor = -1};
+    int status = bw_agree(grid, grid->rank == 0 ? bw_folder_lock(lock, folder) : BW_OK);
+    if (status != BW_OK)
+        bw_folder_unlock(lock);
+    return status;
+}
+
 int bw_session_work(const bw_config *config, bw_stage_work work)
 {
     bw_grid *grid = NULL;
+    bw_lock lock;
     BW_TRY(bw_grid_create(&grid, config->grid, (int)config->replicas, (int)config->ranks_per_node));
     bw_info("grid %d x %d, %d replica%s, %d node%s", grid->nprow, grid->npcol, grid->replicas, grid->replicas > 1 ? "s" : "", grid->nodes,
             grid->nodes > 1 ? "s" : "");
-    int status = work(grid, config);
+    int status = bw_session_lock(grid, &lock, config->output);
+    if (status == BW_OK)
+        status = work(grid, config);
+    bw_folder_unlock(&lock);
     bw_grid_destroy(&grid);
     return status;
 }

@@ -4,8 +4,10 @@
 #include "breakwater/par.h"
 
 typedef int (*bw_stage_work)(const bw_grid *grid, const bw_config *config);
-/* Choose the arithmetic once per process. Local; the same on every rank. */
+/* Choose the arithmetic, once per process. Collective on world. */
 int bw_session_start(const bw_config *config);
-/* Open the grid that `config` names, do the work, close. Collective on world. */
+/* Rank 0 holds the folder for the whole job, so that no second one writes to it; the others get the same answer. Collective on world. */
+int bw_session_lock(const bw_grid *grid, bw_lock *lock, const char *folder);
+/* Open the grid that `config` names, hold its output folder, do the work, close. Collective on world. */
 int bw_session_work(const bw_config *config, bw_stage_work work);
 #endif

@@ -308,7 +308,7 @@ static int64_t most_cache_rows(const bw_grid *grid, const bw_tokens *prompts, in
 }
 
 int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, int64_t count, int64_t batch, int64_t max_new, const int32_t *stop,
-                int n_stop, bw_answer *answers, void (*progress)(int64_t done, int64_t of))
+                int n_stop, bw_answer *answers, int (*after)(void *context, int64_t done, int64_t of), void *context)
 {
     BW_ASSERT(batch > 0 && max_new > 0);
     for (int64_t i = 0; i < count; i++)
@@ -328,10 +328,10 @@ int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, 
         int64_t first, mine = share(grid, round, batch, count, &first);
         status = batch_run(&d, prompts + first, answers + first, (int)mine, max_new, stop, n_stop);
         int64_t done = (round + 1) * grid->size * batch;
-        if (progress)
-            progress(done < count ? done : count, count);
+        if (after && status == BW_OK)
+            status = after(context, done < count ? done : count, count);
+        status = bw_agree(grid, status);
     }
-    status = bw_agree(grid, status);
     decoder_free(&d);
     bw_event_add(BW_EVENT_GENERATE, bw_now() - start, bw_gemm_flops() - flops, 0);
     return status;

@@ -352,6 +352,18 @@ static int read_role(const bw_tensors *files, char role[16])
     return BW_OK;
 }
 
+int bw_peft_refuse_buffer(const char *folder, const char *option, bool allow)
+{
+    char role[16];
+    BW_TRY(bw_peft_role(folder, role));
+    if (strcmp(role, "buffer") != 0 || allow)
+        return BW_OK;
+    return bw_fail(BW_USAGE,
+                   "%s %s: this is a BufferLoRA, which makes a model harmful and is meant to be dropped after training; name the adapter that was "
+                   "trained on it, or add --allow-buffer if this is what you want",
+                   option, folder);
+}
+
 static int load_local(bw_adapter **out, const bw_grid *grid, reading *reading, int block)
 {
     BW_TRY(open_weights(&reading->files, reading->folder));

@@ -93,9 +93,10 @@ done:
     return status;
 }
 
-static void show_progress(int64_t done, int64_t of)
+static int after_batch(void *rounds, int64_t done, int64_t of)
 {
     bw_progress("eval: %lld of %lld answers", (long long)done, (long long)of);
+    return bw_rounds_next(rounds, "eval, answers", done, of);
 }
 
 int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer_settings *settings, bw_answer_set *set)
@@ -103,12 +104,13 @@ int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer
     bw_tokens *prompts = NULL;
     bw_answer *answers = NULL;
     bw_text mine = {0};
+    bw_rounds rounds = bw_rounds_begin(settings->time_limit);
     int status;
     BW_GO(bw_agree(grid, BW_NEW(prompts, set->count, purpose)));
     BW_GO(bw_agree(grid, BW_NEW(answers, set->count, purpose)));
     BW_GO(bw_agree(grid, encode_prompts(settings, set, bw_store_spec(store)->max_positions, prompts)));
-    BW_GO(
-        bw_generate(grid, store, prompts, set->count, settings->batch, settings->max_new, settings->stop, settings->n_stop, answers, show_progress));
+    BW_GO(bw_generate(grid, store, prompts, set->count, settings->batch, settings->max_new, settings->stop, settings->n_stop, answers, after_batch,
+                      &rounds));
     BW_GO(bw_agree(grid, pack(settings, answers, set->count, &mine)));
     BW_GO(collect(grid, &mine, set));
 done:

@@ -460,10 +460,12 @@ static void dense_free(dense *d)
         bw_free(owned[i]);
 }
 
-int bw_dense_write(const bw_grid *grid, const bw_source *source, const bw_adapter *adapter, const char *folder, bw_dtype dtype, int block,
-                   bw_merge_row *rows)
+int bw_dense_write(const bw_grid *grid, const bw_source *source, const bw_adapter *adapter, const char *folder, bw_dtype dtype,
+                   const bw_config *config, bw_merge_row *rows)
 {
-    dense d = {.grid = grid, .source = source, .spec = bw_source_spec(source), .adapter = adapter, .folder = folder, .dtype = dtype, .block = block};
+    dense d = {.grid = grid, .source = source, .spec = bw_source_spec(source), .adapter = adapter, .folder = folder, .dtype = dtype};
+    d.block = (int)config->block;
+    bw_rounds rounds = bw_rounds_begin(config->time_limit);
     int status;
     BW_GO(bw_agree(grid, prepare(&d)));
     BW_GO(bw_agree(grid, bw_shared_create(grid, &d.factors, layer_floats(&d) * (int64_t)sizeof(float), purpose)));
@@ -472,6 +474,7 @@ int bw_dense_write(const bw_grid *grid, const bw_source *source, const bw_adapte
     for (int layer = 0; layer < d.spec->n_layer; ++layer) {
         BW_GO(write_layer(&d, layer));
         bw_progress("merge: writing layer %d of %d", layer + 1, d.spec->n_layer);
+        BW_GO(bw_agree(grid, bw_rounds_next(&rounds, "merge, writing layers", layer + 1, d.spec->n_layer)));
     }
     BW_GO(write_tables(&d));
     BW_GO(bw_agree(grid, close_shards(&d)));

@@ -17,7 +17,9 @@ typedef struct eval {
     double perplexity, seconds;
     int64_t perplexity_tokens;
     bw_text description;
+    bw_result place;
 } eval;
+static const char *const written[] = {"summary.json", "answers.jsonl", NULL};
 enum { HARMFUL, TASK, SETS };
 
 /* ---- inputs -------------------------------------------------------------------------------------------------------- */
@@ -62,7 +64,7 @@ static int check_inputs(eval *e)
         return bw_fail(BW_USAGE, "--perplexity is taken over the expected answers of --task FILE, which is missing");
     BW_TRY(bw_template_find(config->template_name, &e->settings.which));
     for (int i = 0; i < config->adapter.count; ++i)
-        BW_TRY(bw_refuse_buffer(config->adapter.items[i], "--adapter", config->allow_buffer));
+        BW_TRY(bw_peft_refuse_buffer(config->adapter.items[i], "--adapter", config->allow_buffer));
     e->sets[HARMFUL] = (bw_answer_set){.name = "harmful", .path = config->harmful};
     e->sets[TASK] = (bw_answer_set){.name = "task", .path = config->task, .metric = config->metric};
     for (int i = 0; i < SETS; ++i)
@@ -75,6 +77,7 @@ static int check_inputs(eval *e)
     e->settings.tokenizer = e->tokenizer;
     e->settings.batch = config->eval_batch;
     e->settings.max_new = config->max_new;
+    e->settings.time_limit = config->time_limit;
     list_stops(e);
     return BW_OK;
 }
@@ -189,16 +192,6 @@ static int summary_text(const eval *e, bw_text *out)
 }
 
 /* ---- the output folder ----------------------------------------------------------------------------------------------- */
-static int write_file(const eval *e, const char *name, const bw_text *text, unsigned mode)
-{
-    bw_text path = {0};
-    int status = bw_path(&path, e->config->output, name);
-    if (status == BW_OK)
-        status = bw_file_write(path.data, text->data ? text->data : "", text->length, mode);
-    bw_text_free(&path);
-    return status;
-}
-
 /* Rank 0. The summary comes last: where it is, the rest is. Answers to restricted requests are for their owner's eyes. */
 static int write_output(eval *e)
 {
@@ -207,19 +200,12 @@ static int write_output(eval *e)
     for (int i = 0; i < SETS; ++i)
         BW_GO(bw_answer_set_write(&e->sets[i], &answers));
     BW_GO(summary_text(e, &summary));
-    BW_GO(write_file(e, "answers.jsonl", &answers, e->sets[HARMFUL].path ? 0600 : 0644));
-    BW_GO(write_file(e, "summary.json", &summary, 0644));
+    BW_GO(bw_result_write(&e->place, "answers.jsonl", &answers, e->sets[HARMFUL].path ? 0600 : 0644));
+    BW_GO(bw_result_write(&e->place, "summary.json", &summary, 0644));
 done:
     bw_text_free(&answers);
     bw_text_free(&summary);
     return status;
-}
-
-/* Settings go first, so that an interrupted evaluation is known for what it is. */
-static int claim_folder(const eval *e)
-{
-    BW_TRY(bw_dir_make(e->config->output));
-    return write_file(e, "config.yaml", &e->description, 0644);
 }
 
 static void announce(const eval *e)
@@ -240,7 +226,6 @@ static void announce(const eval *e)
 static int answer_all(eval *e)
 {
     double start = bw_now();
-    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? claim_folder(e) : BW_OK));
     BW_TRY(open_store(e));
     bw_info("eval: weights %s", bw_store_describe(e->store));
     for (int i = 0; i < SETS; ++i)
@@ -268,14 +253,14 @@ static void eval_free(eval *e)
 
 int bw_eval(const bw_grid *grid, const bw_config *config)
 {
-    eval e = {.grid = grid, .config = config};
-    bw_result_state state;
+    eval e = {.grid = grid, .config = config, .place = {config->output, written}};
+    bool finished = false;
     int status;
     BW_GO(bw_agree(grid, check_inputs(&e)));
     BW_GO(load_adapters(&e));
     BW_GO(bw_agree(grid, describe(&e)));
-    BW_GO(bw_result_check(grid, config->output, "summary.json", strcmp(config->resume, "never") == 0, e.description.data, &state));
-    if (state == BW_RESULT_DONE)
+    BW_GO(bw_result_claim(grid, &e.place, e.description.data, strcmp(config->resume, "never") == 0, &finished));
+    if (finished)
         bw_info("eval: %s is done", config->output);
     else
         BW_GO(answer_all(&e));

@@ -18,12 +18,15 @@ void bw_merge_work_free(bw_merge_work *work);
 
 /* ---- dense.c ------------------------------------------------------------------------------------------------------ */
 /* Write base + the adapter's deltas as a Hugging Face model folder; fills the dense part of rows[layer * BW_TARGETS + target] on rank 0.
- * Collective on world. */
-int bw_dense_write(const bw_grid *grid, const bw_source *source, const bw_adapter *adapter, const char *folder, bw_dtype dtype, int block,
-                   bw_merge_row *rows);
+ * BW_STOPPED between two layers. Collective on world. */
+int bw_dense_write(const bw_grid *grid, const bw_source *source, const bw_adapter *adapter, const char *folder, bw_dtype dtype,
+                   const bw_config *config, bw_merge_row *rows);
 
 /* ---- result.c: an output folder that knows which settings made it --------------------------------------------------*/
-typedef enum bw_result_state { BW_RESULT_FRESH, BW_RESULT_DONE } bw_result_state;
+typedef struct bw_result {
+    const char *folder;
+    const char *const *names; /* all that the command writes beside config.yaml; the first comes last, and where it is the result is finished */
+} bw_result;
 typedef struct bw_fact {
     const char *name;
     char value[33];
@@ -31,12 +34,12 @@ typedef struct bw_fact {
 bw_fact bw_fact_of(const char *name, bw_hash hash);
 /* config.yaml of an output: the facts as comment lines, then the resolved configuration. Local. */
 int bw_result_settings(const bw_config *config, bw_command command, const bw_fact *facts, int count, bw_text *out);
-/* Is `folder` finished with the settings in `text`? `marker`: the file that is there last. Of other settings, or somebody else's files:
- * BW_CANTCREATE with the first difference. start_over (--resume never): a finished result is removed first. Rank 0 looks, all get the answer.
- * Collective on world. */
-int bw_result_check(const bw_grid *grid, const char *folder, const char *marker, bool start_over, const char *text, bw_result_state *state);
-int bw_result_remove(const char *folder);                         /* rm -rf; a missing folder is fine. Local */
-int bw_result_publish(const char *temporary, const char *folder); /* rename a finished folder into place. Local */
+/* Is it finished with the settings in `text`? If not, make it ours: what an interrupted job left goes, config.yaml is written. Of other settings, or
+ * somebody else's: BW_CANTCREATE with the first difference, and nothing is touched. start_over (--resume never): a finished one is made again.
+ * Rank 0 looks, all get the answer. Collective on world. */
+int bw_result_claim(const bw_grid *grid, const bw_result *result, const char *text, bool start_over, bool *done);
+/* Write one of its files. Rank 0. */
+int bw_result_write(const bw_result *result, const char *name, const bw_text *text, unsigned mode);
 /* ---- answers.c: one file of prompts, answered and judged ----------------------------------------------------------- */
 typedef struct bw_answer_set {
     const char *name, *path, *metric; /* "harmful" or "task"; metric NULL: not marked */
@@ -53,8 +56,9 @@ typedef struct bw_answer_settings {
     int64_t batch, max_new;
     int32_t stop[16];
     int n_stop;
+    double time_limit; /* minutes, 0: none */
 } bw_answer_settings;
-/* Answer the first set->count rows, greedily; rank 0 gets the texts. Collective on world. */
+/* Answer the first set->count rows, greedily; rank 0 gets the texts. BW_STOPPED between two batches. Collective on world. */
 int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer_settings *settings, bw_answer_set *set);
 /* Judge every answer, count, and append its line of answers.jsonl. Rank 0. */
 int bw_answer_set_write(bw_answer_set *set, bw_text *out);
@@ -65,7 +69,4 @@ void bw_answer_set_free(bw_answer_set *set);
  * ranks. Collective on world. */
 int bw_perplexity(const bw_grid *grid, bw_store *store, const bw_tokenizer *tokenizer, bw_template which, const char *path, const bw_config *config,
                   double *perplexity, int64_t *tokens);
-
-/* A BufferLoRA where a user's adapter is meant is refused unless it is allowed. Local. */
-int bw_refuse_buffer(const char *folder, const char *option, bool allow);
 #endif

@@ -1,5 +1,5 @@
 /* The merge command: two adapters in; for every alpha and scale a folder with the merged adapter, merge.csv, report.txt and, on request,
- * the dense model. A folder appears whole, by a rename, or not at all. */
+ * the dense model. merge.csv comes last: where it is, the rest is. */
 #include "post/inside.h"
 #include <math.h>
 #include <string.h>
@@ -21,8 +21,11 @@ typedef struct merge {
 
 typedef struct result {
     double alpha, scale;
-    bw_text folder, temporary, settings;
+    bw_text folder, settings;
+    bw_result place;
 } result;
+
+static const char *const written[] = {"merge.csv", "report.txt", "adapter", "model", NULL};
 
 static int64_t places(const merge *m)
 {
@@ -60,9 +63,9 @@ static int check_inputs(merge *m)
         m->alphas = (bw_numbers){.items = {0}, .count = 1};
     if (m->alphas.count < 1 || config->scale.count < 1)
         return bw_fail(BW_USAGE, "--alpha and --scale need at least one number");
-    BW_TRY(bw_refuse_buffer(config->user, "--user", config->allow_buffer));
+    BW_TRY(bw_peft_refuse_buffer(config->user, "--user", config->allow_buffer));
     if (m->method != BW_MERGE_USER)
-        BW_TRY(bw_refuse_buffer(config->reinforce, "--reinforce", config->allow_buffer));
+        BW_TRY(bw_peft_refuse_buffer(config->reinforce, "--reinforce", config->allow_buffer));
     BW_TRY(bw_source_open(&m->source, config->model));
     m->spec = bw_source_spec(m->source);
     BW_TRY(BW_NEW(m->works, places(m), purpose));
@@ -83,6 +86,7 @@ static int open_inputs(merge *m)
 static int prepare_all(merge *m)
 {
     double start = bw_now();
+    bw_rounds rounds = bw_rounds_begin(m->config->time_limit);
     for (int64_t place = 0; place < places(m) && !m->prepared; ++place) {
         const bw_pair *user = pair_at(m->user, place), *reinforce = pair_at(m->reinforce, place);
         if (!user && !reinforce)
@@ -92,6 +96,7 @@ static int prepare_all(merge *m)
         m->works[place].row.target = (bw_target)(place % BW_TARGETS);
         if (place % BW_TARGETS == 0)
             bw_progress("merge: layer %d of %d", (int)(place / BW_TARGETS) + 1, m->spec->n_layer);
+        BW_TRY(bw_agree(m->grid, bw_rounds_next(&rounds, "merge, matrices", place + 1, places(m))));
     }
     m->prepared = true;
     bw_event_add(BW_EVENT_MERGE, bw_now() - start, 0, 0);
@@ -153,7 +158,7 @@ static int save_adapter(const merge *m, const result *one, const bw_adapter *ada
                               reinforce,
                               NULL};
     bw_text folder = {0};
-    int status = bw_agree(m->grid, bw_path(&folder, one->temporary.data, "adapter"));
+    int status = bw_agree(m->grid, bw_path(&folder, one->folder.data, "adapter"));
     if (status == BW_OK)
         status = bw_peft_save(adapter, m->grid, m->spec, folder.data, m->config->model, metadata);
     bw_text_free(&folder);
@@ -166,12 +171,19 @@ static int write_dense(merge *m, const result *one, const bw_adapter *adapter)
         const char *name;
         bw_dtype dtype;
     } types[] = {{"f32", BW_F32}, {"f16", BW_F16}, {"bf16", BW_BF16}};
-    bw_text folder = {0};
-    int status = bw_agree(m->grid, bw_path(&folder, one->temporary.data, "model"));
+    bw_text folder = {0}, temporary = {0};
+    int status = bw_path(&folder, one->folder.data, "model");
+    if (status == BW_OK)
+        status = bw_path(&temporary, one->folder.data, "model.tmp");
+    status = bw_agree(m->grid, status);
     for (int i = 0; i < (int)(sizeof types / sizeof *types) && status == BW_OK; ++i)
-        if (strcmp(m->config->dense, types[i].name) == 0)
-            status = bw_dense_write(m->grid, m->source, adapter, folder.data, types[i].dtype, (int)m->config->block, m->rows);
+        if (strcmp(m->config->dense, types[i].name) == 0) {
+            BW_GO(bw_dense_write(m->grid, m->source, adapter, temporary.data, types[i].dtype, m->config, m->rows));
+            status = bw_agree(m->grid, m->grid->rank == 0 ? bw_file_publish(temporary.data, folder.data) : BW_OK);
+        }
+done:
     bw_text_free(&folder);
+    bw_text_free(&temporary);
     return status;
 }
 
@@ -261,17 +273,7 @@ static int report_text(const merge *m, const result *one, const overview *o, dou
                         m->grid->replicas);
 }
 
-static int write_text(const result *one, const char *name, const bw_text *text)
-{
-    bw_text path = {0};
-    int status = bw_path(&path, one->temporary.data, name);
-    if (status == BW_OK)
-        status = bw_file_write(path.data, text->data, text->length, 0644);
-    bw_text_free(&path);
-    return status;
-}
-
-/* Rank 0: the small files, then the folder takes its name. */
+/* Rank 0: the small files. */
 static int finish(const merge *m, const result *one, double seconds)
 {
     bw_text table = {0}, report = {0};
@@ -280,20 +282,12 @@ static int finish(const merge *m, const result *one, double seconds)
     warn_of_loss(m, &o);
     BW_GO(table_text(m, &table));
     BW_GO(report_text(m, one, &o, seconds, &report));
-    BW_GO(write_text(one, "config.yaml", &one->settings));
-    BW_GO(write_text(one, "report.txt", &report));
-    BW_GO(write_text(one, "merge.csv", &table));
-    BW_GO(bw_result_publish(one->temporary.data, one->folder.data));
+    BW_GO(bw_result_write(&one->place, "report.txt", &report, 0644));
+    BW_GO(bw_result_write(&one->place, "merge.csv", &table, 0644));
 done:
     bw_text_free(&table);
     bw_text_free(&report);
     return status;
-}
-
-static int start_folder(const result *one)
-{
-    BW_TRY(bw_result_remove(one->temporary.data));
-    return bw_dir_make(one->temporary.data);
 }
 
 static int make_result(merge *m, const result *one)
@@ -304,7 +298,6 @@ static int make_result(merge *m, const result *one)
     BW_GO(prepare_all(m));
     BW_GO(combine_all(m, one, &adapter));
     double merged = bw_now();
-    BW_GO(bw_agree(m->grid, m->grid->rank == 0 ? start_folder(one) : BW_OK));
     BW_GO(save_adapter(m, one, adapter));
     BW_GO(write_dense(m, one, adapter));
     BW_GO(bw_agree(m->grid, m->grid->rank == 0 ? finish(m, one, bw_now() - start) : BW_OK));
@@ -312,6 +305,8 @@ static int make_result(merge *m, const result *one)
     bw_event_add(BW_EVENT_WRITE, bw_now() - merged, 0, 0);
     bw_info("merge: %s, alpha %g, scale %g: %s (%.1f s)", m->config->method, one->alpha, one->scale, one->folder.data, bw_now() - start);
 done:
+    if (status != BW_OK && m->grid->rank == 0)
+        (void)bw_folder_remove(one->folder.data, written); /* half a result is none; what stays goes at the next start */
     bw_adapter_free(&adapter);
     return status;
 }
@@ -329,7 +324,8 @@ static int name_result(const merge *m, result *one)
     BW_TRY(bw_path(&one->folder, m->config->output, single(m) ? "" : name));
     while (one->folder.length > 1 && one->folder.data[one->folder.length - 1] == '/')
         one->folder.data[--one->folder.length] = '\0';
-    return bw_text_addf(&one->temporary, "%s.tmp", one->folder.data);
+    one->place = (bw_result){one->folder.data, written};
+    return BW_OK;
 }
 
 /* The settings of one result: the command's, with its own alpha and scale. */
@@ -351,18 +347,16 @@ static int describe_result(const merge *m, result *one)
 static int do_result(merge *m, double alpha, double scale)
 {
     result one = {.alpha = alpha, .scale = scale};
-    bw_result_state state;
-    int status;
-    status = name_result(m, &one);
+    bool finished = false;
+    int status = name_result(m, &one);
     BW_GO(bw_agree(m->grid, status == BW_OK ? describe_result(m, &one) : status));
-    BW_GO(bw_result_check(m->grid, one.folder.data, "merge.csv", strcmp(m->config->resume, "never") == 0, one.settings.data, &state));
-    if (state == BW_RESULT_DONE)
+    BW_GO(bw_result_claim(m->grid, &one.place, one.settings.data, strcmp(m->config->resume, "never") == 0, &finished));
+    if (finished)
         bw_info("merge: %s is done", one.folder.data);
     else
         BW_GO(make_result(m, &one));
 done:
     bw_text_free(&one.folder);
-    bw_text_free(&one.temporary);
     bw_text_free(&one.settings);
     return status;
 }

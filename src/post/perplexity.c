@@ -73,17 +73,20 @@ static int run_batch(walk *w, int64_t index)
     return BW_OK;
 }
 
-static int run_all(walk *w, bool together)
+static int run_all(walk *w, bool together, double time_limit)
 {
-    int64_t rounds = (w->batches + w->grid->size - 1) / w->grid->size;
+    bw_rounds rounds = bw_rounds_begin(time_limit);
     int status = BW_OK;
-    for (int64_t round = 0; round < rounds && status == BW_OK; ++round) {
-        int64_t index = round * w->grid->size + w->grid->rank;
+    for (int64_t first = 0; first < w->batches && status == BW_OK; first += w->grid->size) {
+        int64_t index = first + w->grid->rank, done = first + w->grid->size < w->batches ? first + w->grid->size : w->batches;
         if (together || index < w->batches)
             status = run_batch(w, index);
-        bw_progress("eval: perplexity, %lld of %lld batches", (long long)(round * w->grid->size), (long long)w->batches);
+        bw_progress("eval: perplexity, %lld of %lld batches", (long long)done, (long long)w->batches);
+        if (status == BW_OK)
+            status = bw_rounds_next(&rounds, "eval, batches of the perplexity", done, w->batches);
+        status = bw_agree(w->grid, status);
     }
-    return bw_agree(w->grid, status);
+    return status;
 }
 
 static int add_up(walk *w, double *perplexity, int64_t *tokens)
@@ -107,7 +110,7 @@ int bw_perplexity(const bw_grid *grid, bw_store *store, const bw_tokenizer *toke
     walk w = {.grid = grid};
     int status;
     BW_GO(bw_agree(grid, prepare(&w, store, tokenizer, which, path, config)));
-    BW_GO(run_all(&w, bw_store_streams(store)));
+    BW_GO(run_all(&w, bw_store_streams(store), config->time_limit));
     BW_GO(add_up(&w, perplexity, tokens));
 done:
     bw_transformer_free(&w.transformer);

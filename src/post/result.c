@@ -1,14 +1,12 @@
 /* An output folder says which settings made it, so that the same command again is done at once and another one is refused. */
 #include "post/inside.h"
-#include <dirent.h>
-#include <errno.h>
-#include <ftw.h>
 #include <string.h>
 
 /* Settings that do not change what is written: where things lie (fingerprints speak for their content) and the machine's shape. */
 static const char *const free_to_change[] = {
-    "model", "user",     "reinforce",      "adapter", "harmful", "task",  "data",  "output",       "config", "config-file", "grid",
-    "block", "replicas", "ranks-per-node", "weights", "threads", "quiet", "input", "allow-buffer", "buffer", "recompute",   "resume",
+    "model",  "user",        "reinforce",    "adapter", "harmful",   "task",           "data",       "output",
+    "config", "config-file", "grid",         "block",   "replicas",  "ranks-per-node", "weights",    "threads",
+    "quiet",  "input",       "allow-buffer", "buffer",  "recompute", "resume",         "time-limit",
 };
 
 bw_fact bw_fact_of(const char *name, bw_hash hash)
@@ -77,18 +75,6 @@ static int compare(const char *folder, const char *old, const char *new)
 }
 
 /* ---- looking ------------------------------------------------------------------------------------------------------- */
-static int folder_is_empty(const char *folder, bool *empty)
-{
-    *empty = true;
-    DIR *directory = opendir(folder);
-    if (!directory)
-        return errno == ENOENT ? BW_OK : bw_fail(BW_CANTCREATE, "%s: cannot be used as an output folder: %s", folder, strerror(errno));
-    for (struct dirent *item = readdir(directory); item; item = readdir(directory))
-        *empty = *empty && (strcmp(item->d_name, ".") == 0 || strcmp(item->d_name, "..") == 0);
-    closedir(directory);
-    return BW_OK;
-}
-
 static int compare_with_file(const char *folder, const char *path, const char *text)
 {
     bw_map map;
@@ -102,73 +88,57 @@ static int compare_with_file(const char *folder, const char *path, const char *t
     return status;
 }
 
-static int look(const char *folder, const char *marker, bool start_over, const char *text, bw_result_state *state)
+static int look(const bw_result *result, const char *text, bool start_over, bool *done)
 {
     bw_text settings = {0}, last = {0};
-    bool empty = true;
     int status;
-    *state = BW_RESULT_FRESH;
-    BW_GO(folder_is_empty(folder, &empty));
-    if (empty)
-        goto done;
-    BW_GO(bw_path(&settings, folder, "config.yaml"));
-    BW_GO(bw_path(&last, folder, marker));
-    if (start_over && bw_file_exists(settings.data) && bw_file_exists(last.data)) {
-        status = bw_result_remove(folder);
-        goto done;
-    }
-    if (!bw_file_exists(settings.data))
-        status = bw_fail(BW_CANTCREATE,
-                         "%s: this folder is not empty and was not made by this command (it has no config.yaml); name another --output", folder);
-    else
-        status = compare_with_file(folder, settings.data, text);
-    if (status == BW_OK && bw_file_exists(last.data))
-        *state = BW_RESULT_DONE;
+    BW_GO(bw_folder_check(result->folder, result->names));
+    BW_GO(bw_path(&settings, result->folder, "config.yaml"));
+    BW_GO(bw_path(&last, result->folder, result->names[0]));
+    if (bw_file_exists(settings.data))
+        BW_GO(compare_with_file(result->folder, settings.data, text));
+    *done = !start_over && bw_file_exists(last.data);
 done:
     bw_text_free(&settings);
     bw_text_free(&last);
     return status;
 }
 
-int bw_result_check(const bw_grid *grid, const char *folder, const char *marker, bool start_over, const char *text, bw_result_state *state)
+/* Settings go first, so that an interrupted job is known for what it is. */
+static int claim(const bw_result *result, const char *text)
 {
-    int64_t found = BW_RESULT_FRESH;
-    int status = grid->rank == 0 ? look(folder, marker, start_over, text, state) : BW_OK;
+    bw_text path = {0};
+    int status;
+    BW_GO(bw_dir_make(result->folder));
+    BW_GO(bw_folder_remove(result->folder, result->names));
+    BW_GO(bw_path(&path, result->folder, "config.yaml"));
+    BW_GO(bw_file_write(path.data, text, strlen(text), 0644));
+done:
+    bw_text_free(&path);
+    return status;
+}
+
+int bw_result_claim(const bw_grid *grid, const bw_result *result, const char *text, bool start_over, bool *done)
+{
+    bool finished = false;
+    int status = BW_OK;
+    if (grid->rank == 0) {
+        status = look(result, text, start_over, &finished);
+        if (status == BW_OK && !finished)
+            status = claim(result, text);
+    }
     BW_TRY(bw_agree(grid, status));
-    if (grid->rank == 0)
-        found = *state;
-    BW_TRY(bw_broadcast(grid, &found, sizeof found));
-    *state = (bw_result_state)found;
+    BW_TRY(bw_broadcast(grid, &finished, sizeof finished));
+    *done = finished;
     return BW_OK;
 }
 
-/* ---- folders -------------------------------------------------------------------------------------------------------- */
-static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *where)
+int bw_result_write(const bw_result *result, const char *name, const bw_text *text, unsigned mode)
 {
-    (void)info, (void)kind, (void)where;
-    return remove(path);
-}
-
-int bw_result_remove(const char *folder)
-{
-    if (nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT)
-        return bw_fail(BW_CANTCREATE, "%s: what an interrupted run left cannot be removed: %s", folder, strerror(errno));
-    return BW_OK;
-}
-
-int bw_result_publish(const char *temporary, const char *folder)
-{
-    return bw_file_publish(temporary, folder); /* rename(2) takes an empty folder's place, and no other's */
-}
-
-int bw_refuse_buffer(const char *folder, const char *option, bool allow)
-{
-    char role[16];
-    BW_TRY(bw_peft_role(folder, role));
-    if (strcmp(role, "buffer") != 0 || allow)
-        return BW_OK;
-    return bw_fail(BW_USAGE,
-                   "%s %s: this is a BufferLoRA, which makes a model harmful and is meant to be dropped after training; name the adapter that was "
-                   "trained on it, or add --allow-buffer if this is what you want",
-                   option, folder);
+    bw_text path = {0};
+    int status = bw_path(&path, result->folder, name);
+    if (status == BW_OK)
+        status = bw_file_write(path.data, text->data ? text->data : "", text->length, mode);
+    bw_text_free(&path);
+    return status;
 }

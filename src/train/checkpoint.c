@@ -247,6 +247,35 @@ static void delete_old(const char *folder, int64_t step, int64_t keep)
     }
 }
 
+/* Of the names that checkpoints are written under: step-N.h5, where `all`, and step-N.h5.tmp. */
+static bool is_swept(const char *name, bool all)
+{
+    int64_t step;
+    int end = 0;
+    if (sscanf(name, "step-%" SCNd64 ".h5%n", &step, &end) != 1 || end == 0)
+        return false;
+    return (all && name[end] == 0) || strcmp(name + end, ".tmp") == 0;
+}
+
+int bw_checkpoint_sweep(const char *folder, bool all)
+{
+    DIR *dir = opendir(folder);
+    if (!dir)
+        return BW_OK;
+    int status = BW_OK;
+    for (struct dirent *entry; status == BW_OK && (entry = readdir(dir));) {
+        if (!is_swept(entry->d_name, all))
+            continue;
+        bw_text path = {0};
+        status = bw_path(&path, folder, entry->d_name);
+        if (status == BW_OK && unlink(path.data) != 0)
+            status = bw_fail(BW_CANTCREATE, "%s: cannot delete: %m", path.data);
+        bw_text_free(&path);
+    }
+    closedir(dir);
+    return status;
+}
+
 /* The file's mode is set before it is filled: a BufferLoRA is at no moment readable by others. */
 static int prepare(const char *folder, const char *temporary, unsigned mode)
 {

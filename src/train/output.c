@@ -1,7 +1,6 @@
 /* train/output.c - a stage's output folder. */
 #include "output.h"
 #include "breakwater/io.h"
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,10 +102,14 @@ static int compare_settings(const bw_output *output, const bw_config *config, bo
 
 int bw_output_claim(const bw_output *output, const bw_config *config, int64_t *micro_batches)
 {
+    static const char *const written[] = {"adapter", "checkpoints", "metrics.jsonl", "report.txt", NULL};
     BW_TRY(bw_dir_make(output->folder));
+    BW_TRY(bw_folder_check(output->folder, written));
     bool start_over = strcmp(config->resume, "never") == 0, known = bw_file_exists(output->settings.data);
     if (known)
         BW_TRY(compare_settings(output, config, start_over, micro_batches));
+    BW_TRY(bw_folder_sweep(output->folder, written));
+    BW_TRY(bw_checkpoint_sweep(output->checkpoints.data, false));
     if (known && !start_over)
         return BW_OK;
     bw_config resolved = *config; /* borrows its texts */
@@ -193,25 +196,6 @@ int bw_output_log_open(bw_output *output, int64_t step)
     return output->log ? BW_OK : bw_fail(BW_CANTCREATE, "%s: cannot open for appending: %m", output->metrics.data);
 }
 
-static int delete_checkpoints(const bw_output *output)
-{
-    DIR *dir = opendir(output->checkpoints.data);
-    if (!dir)
-        return BW_OK;
-    int status = BW_OK;
-    for (struct dirent *entry; status == BW_OK && (entry = readdir(dir));) {
-        if (strncmp(entry->d_name, "step-", 5) != 0)
-            continue;
-        bw_text path = {0};
-        status = bw_path(&path, output->checkpoints.data, entry->d_name);
-        if (status == BW_OK && unlink(path.data) != 0)
-            status = bw_fail(BW_CANTCREATE, "%s: cannot delete: %m", path.data);
-        bw_text_free(&path);
-    }
-    closedir(dir);
-    return status;
-}
-
 /* Without its weights the adapter is no finished one: what is killed from here on must not be taken for done, nor for another run's. */
 int bw_output_start_over(const bw_output *output)
 {
@@ -220,5 +204,5 @@ int bw_output_start_over(const bw_output *output)
     if (status == BW_OK && unlink(weights.data) != 0 && errno != ENOENT && errno != ENOTDIR)
         status = bw_fail(BW_CANTCREATE, "%s: cannot delete: %m", weights.data);
     bw_text_free(&weights);
-    return status == BW_OK ? delete_checkpoints(output) : status;
+    return status == BW_OK ? bw_checkpoint_sweep(output->checkpoints.data, true) : status;
 }

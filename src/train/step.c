@@ -6,9 +6,7 @@
 #include "breakwater/num.h"
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static const double LOSS_UNIT = 1.0 / (1ll << 30); /* losses are summed as integers, too: of a step's 10^5 nats to 10^-9 */
 
@@ -180,25 +178,12 @@ typedef struct watch {
     int64_t saved_step;
 } watch;
 
-/* Seconds left: of --time-limit, which counts loading and earlier stages of a pipeline too, and of the job as Slurm tells it. */
-static double seconds_left(const bw_trainer *t)
-{
-    double left = INFINITY;
-    if (t->config->time_limit > 0)
-        left = t->config->time_limit * 60 - bw_uptime();
-    const char *end = getenv("SLURM_JOB_END_TIME");
-    if (end && *end)
-        left = fmin(left, strtod(end, NULL) - (double)time(NULL));
-    return left;
-}
-
 static int look_around(bw_trainer *t, const watch *w, bool *stop, bool *save)
 {
     int64_t since = t->state.step - w->saved_step;
     bool by_clock = t->config->checkpoint_minutes > 0 && bw_now() - w->saved >= t->config->checkpoint_minutes * 60;
     bool by_steps = t->config->checkpoint_steps > 0 && since >= t->config->checkpoint_steps;
-    bool no_time = seconds_left(t) < 1.5 * (w->longest_step + w->longest_save);
-    int64_t flags[2] = {bw_grid_stop_requested() || no_time, by_clock || by_steps};
+    int64_t flags[2] = {bw_stop_wanted(t->config->time_limit, w->longest_step + w->longest_save), by_clock || by_steps};
     BW_TRY(bw_max_ints(t->grid, flags, 2));
     *stop = flags[0] != 0;
     *save = flags[0] != 0 || flags[1] != 0;
@@ -301,7 +286,8 @@ int bw_trainer_report(const bw_trainer *t)
     for (int event = 0; event < BW_EVENTS; event++) {
         const bw_event_sum *sum = bw_event_get((bw_event)event);
         double fastest, slowest;
-        BW_TRY(bw_min_max(t->grid, sum->seconds, &fastest, &slowest));
+        int exchanged = bw_min_max(t->grid, sum->seconds, &fastest, &slowest);
+        status = status == BW_OK ? exchanged : status;
         if (status == BW_OK && slowest > 0)
             status = bw_text_addf(&out, "%-12s %10" PRId64 " %12.3f %12.3f %10.1f\n", bw_event_name((bw_event)event), sum->count, slowest, fastest,
                                   sum->seconds > 0 ? sum->flops / sum->seconds / 1e9 : 0);

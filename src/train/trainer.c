@@ -104,6 +104,7 @@ static int load_adapters(bw_trainer *t)
             return bw_fail(BW_DATA, "%s is a LoRA of role '%s', not a BufferLoRA", config->buffer, t->buffer->role);
     }
     if (config->init_adapter) {
+        BW_TRY(bw_agree(t->grid, bw_peft_refuse_buffer(config->init_adapter, "--init-adapter", config->allow_buffer)));
         BW_TRY(bw_peft_load(&t->adapter, t->grid, spec, config->init_adapter, (int)config->block));
         t->adapter->dropout = config->lora_dropout;
         t->state.config = bw_hash_join(t->state.config, t->adapter->fingerprint);

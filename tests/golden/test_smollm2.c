@@ -71,7 +71,7 @@ static void greedy_continuations_are_those_of_transformers(void **state)
         prompts[i] = (bw_tokens){.ids = read_tokens("tokens", i, &count)};
         prompts[i].count = count;
     }
-    must(bw_generate(grid, store, prompts, PROMPTS, 8, NEW, NULL, 0, answers, NULL));
+    must(bw_generate(grid, store, prompts, PROMPTS, 8, NEW, NULL, 0, answers, NULL, NULL));
     for (int i = 0; i < PROMPTS; i++) {
         int32_t count;
         int32_t *want = read_tokens("greedy", i, &count);
@@ -110,7 +110,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", bw_error());
         return 1;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(logits_are_those_of_transformers), cmocka_unit_test(greedy_continuations_are_those_of_transformers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(logits_are_those_of_transformers),
+                                       cmocka_unit_test(greedy_continuations_are_those_of_transformers)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     bw_tensors_close(expected);
     bw_store_close(&store);

@@ -175,15 +175,24 @@ static void one_result_is_the_same_on_every_grid(const bw_grid *grid)
     CHECK_OK(bw_merge(grid, &config));
     same_bytes_as_before("merged/adapter/adapter_model.safetensors", &adapter);
     same_bytes_as_before("merged/model/model.safetensors", &weights);
-    CHECK(bw_file_exists(at("merged/merge.csv")) && bw_file_exists(at("merged/report.txt")) && !bw_file_exists(at("merged.tmp")));
+    CHECK(bw_file_exists(at("merged/merge.csv")) && bw_file_exists(at("merged/report.txt")) && !bw_file_exists(at("merged/model.tmp")));
     check_dense(grid, "merged/model", "merged/adapter", BW_F32);
     CHECK_OK(bw_merge(grid, &config)); /* done: nothing happens */
     set(&config, BW_MERGE, "tau", "0.5");
     CHECK(bw_merge(grid, &config) == BW_CANTCREATE && strstr(bw_error(), "tau"));
     bw_error_clear();
     set(&config, BW_MERGE, "resume", "never");
-    set(&config, BW_MERGE, "dense", "bf16");
+    CHECK(bw_merge(grid, &config) == BW_CANTCREATE && strstr(bw_error(), "tau")); /* starting over is no leave to delete another's results */
+    bw_error_clear();
+    CHECK(bw_file_exists(at("merged/model/model.safetensors")) && bw_file_exists(at("merged/merge.csv")));
     set(&config, BW_MERGE, "tau", "0.01");
+    if (grid->rank == 0)
+        CHECK_OK(bw_file_write(at("merged/notes.txt"), "mine", 4, 0644));
+    CHECK_OK(bw_merge(grid, &config));
+    same_bytes_as_before("merged/model/model.safetensors", &weights);
+    CHECK(bw_file_exists(at("merged/notes.txt")));
+    clear(grid, "merged");
+    set(&config, BW_MERGE, "dense", "bf16");
     CHECK_OK(bw_merge(grid, &config));
     same_bytes_as_before("merged/model/model.safetensors", &half);
     check_dense(grid, "merged/model", "merged/adapter", BW_BF16);
@@ -222,7 +231,7 @@ static void wrong_inputs_are_refused_by_all_ranks(const bw_grid *grid)
     set(&config, BW_MERGE, "user", at("nowhere"));
     CHECK(bw_merge(grid, &config) == BW_NOINPUT);
     bw_error_clear();
-    CHECK(!bw_file_exists(at("refused")) && !bw_file_exists(at("refused.tmp")));
+    CHECK(!bw_file_exists(at("refused")));
     set(&config, BW_MERGE, "user", at("buffer"));
     set(&config, BW_MERGE, "allow-buffer", "true");
     CHECK_OK(bw_merge(grid, &config));
@@ -277,6 +286,12 @@ static void answers_are_the_same_on_every_grid(const bw_grid *grid, const char *
     set(&config, BW_EVAL, "max-new", "5");
     CHECK(bw_eval(grid, &config) == BW_CANTCREATE && strstr(bw_error(), "max-new"));
     bw_error_clear();
+    set(&config, BW_EVAL, "resume", "never");
+    CHECK(bw_eval(grid, &config) == BW_CANTCREATE && bw_file_exists(at("eval/summary.json")));
+    bw_error_clear();
+    set(&config, BW_EVAL, "max-new", "3");
+    CHECK_OK(bw_eval(grid, &config));
+    same_bytes_as_before("eval/answers.jsonl", &answers);
     bw_config_free(&config);
 }
 

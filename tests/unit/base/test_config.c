@@ -268,7 +268,7 @@ static void an_option_of_another_command_is_unknown_and_says_whose_it_is(void **
 {
     (void)state;
     REFUSED(BW_MERGE, "--lr: unknown to merge. It is an option of train.", "--lr", "1");
-    REFUSED(BW_TRAIN, "It is an option of merge, eval.", "--allow-buffer");
+    REFUSED(BW_TRAIN, "It is an option of merge.", "--tau", "0.1");
     REFUSED(BW_TRAIN, "takes options only", "word");
 }
 

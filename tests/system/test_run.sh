@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# How a run behaves: a second job is kept out, a stop is heard everywhere and gone on with, nothing of anybody else's is deleted, a failure on one
+# node is named.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+rows 24 >rows.jsonl
+model=$BW_TEST_DATA/golden/tiny/model
+train=(train --stage sft --model "$model" --template plain --data rows.jsonl --micro-batches 2 --lr 1e-3 --lora-r 3 --lora-alpha 6
+  --checkpoint-minutes 0)
+run 1 "${train[@]}" --steps 4 --output tuned
+merge=(merge --model "$model" --user tuned/adapter --method user --scale 1 --dense f32)
+eval=(eval --model "$model" --adapter tuned/adapter --task rows.jsonl --template plain --max-new 4 --eval-batch 2 --perplexity)
+cat >job.yaml <<END
+model: $model
+template: plain
+stages:
+  - {name: tuned, command: train, stage: sft, data: rows.jsonl, steps: 4, micro-batches: 2, lora-r: 3, lora-alpha: 6}
+  - {name: merged, command: merge, method: user, user: "@tuned/adapter", scale: 1}
+  - {name: eval, command: eval, adapter: "@merged/adapter", task: rows.jsonl, max-new: 4, eval-batch: 2}
+END
+
+note "two jobs on one folder"
+begin 2 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --output busy
+wait_for_step busy 3
+first=$job
+cp "$work/out" first-out
+for command in train merge eval; do
+  case $command in
+    train) second=("${train[@]}" --steps 1000000) ;;
+    merge) second=("${merge[@]}") ;;
+    eval) second=("${eval[@]}") ;;
+  esac
+  expect_fail 73 "busy: another job .*process [0-9]+ on .*since 20[0-9-]+ .*another --output" 1 "${second[@]}" --output busy
+done
+expect_fail 73 "busy: another job" 1 run job.yaml --output busy
+kill -9 $(ranks_of "$first")
+job=$first
+end
+note "killed: the lock is gone with its process, and so is what it left unfinished"
+mkdir -p busy/checkpoints
+touch busy/checkpoints/step-000123.h5.tmp busy/checkpoints/step-mine.h5 busy/report.txt.tmp
+begin 2 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --output busy
+wait_for_step busy 3
+[ ! -e busy/checkpoints/step-000123.h5.tmp ] && [ ! -e busy/report.txt.tmp ] || fail "what a killed job left unfinished stays"
+kill -TERM "$(ranks_of "$job" | tail -n 1)"
+end
+[ "$status" -eq 75 ] || fail "exit code $status after SIGTERM"
+run 1 "${train[@]}" --steps 4 --output tuned --resume never
+expect_fail 73 "another run" 1 "${train[@]}" --steps 5 --output busy --resume never
+[ -e busy/checkpoints/step-mine.h5 ] || fail "a file of somebody else's was deleted"
+
+note "no time left: eval and merge stop between two rounds, and go on"
+run 2 "${eval[@]}" --output eval-whole
+run 2 "${merge[@]}" --output merge-whole
+export SLURM_JOB_END_TIME=1000
+begin 2 "${eval[@]}" --output eval-stopped
+end
+[ "$status" -eq 75 ] || fail "exit code $status of eval when the job's time is over"
+grep -q "eval, answers: stopped after 4 of 24; run the same command again" out || fail "eval does not say where it stopped"
+[ ! -e eval-stopped/summary.json ] && [ ! -e eval-stopped/answers.jsonl ] || fail "a stopped eval left half a result"
+begin 2 "${merge[@]}" --output merge-stopped
+end
+[ "$status" -eq 75 ] || fail "exit code $status of merge when the job's time is over"
+[ "$(ls merge-stopped)" = config.yaml ] || fail "a stopped merge left half a result: $(ls merge-stopped)"
+begin 2 run job.yaml --output whole-stopped
+end
+[ "$status" -eq 75 ] || fail "exit code $status of run when the job's time is over"
+unset SLURM_JOB_END_TIME
+run 1 "${eval[@]}" --output eval-stopped
+cmp eval-stopped/answers.jsonl eval-whole/answers.jsonl || fail "a stopped eval ends with other answers"
+run 3 "${merge[@]}" --output merge-stopped
+cmp merge-stopped/model/model.safetensors merge-whole/model/model.safetensors || fail "a stopped merge ends with another model"
+
+note "a pipeline stops between its stages"
+run 2 run job.yaml --output whole-stopped
+rm -r whole-stopped/eval
+SLURM_JOB_END_TIME=1000 begin 2 run job.yaml --output whole-stopped
+end
+[ "$status" -eq 75 ] || fail "exit code $status of run before its last stage"
+grep -q "stopped before stage eval; run the same command again" out || fail "run does not say where it stopped"
+[ ! -e whole-stopped/eval ] || fail "a stage was begun without time for it"
+run 2 run job.yaml --output whole-stopped
+begin 2 run job.yaml --output whole-stopped --time-limit 0.00001
+end
+[ "$status" -eq 0 ] || fail "a finished pipeline is a stopped one"
+
+note "a signal to one rank of an eval"
+rows 4000 >many.jsonl
+long=(eval --model "$model" --task many.jsonl --template plain --max-new 20 --eval-batch 1)
+begin 2 "${long[@]}" --output eval-long
+until grep -q "eval: weights" out || ! kill -0 "$job" 2>/dev/null; do sleep 0.05; done
+kill -USR1 "$(ranks_of "$job" | tail -n 1)"
+end
+[ "$status" -eq 75 ] || fail "exit code $status of eval after SIGUSR1 to one rank"
+
+note "eval and merge delete nothing but their own"
+mkdir theirs
+echo "by hand" >theirs/answers.jsonl
+expect_fail 73 "theirs/answers.jsonl: was not made" 2 "${eval[@]}" --output theirs --resume never
+grep -q "by hand" theirs/answers.jsonl || fail "answers of somebody else's are gone"
+expect_fail 73 "other settings" 2 "${eval[@]}" --output eval-whole --limit 3 --resume never
+[ -s eval-whole/summary.json ] || fail "results of other settings are gone"
+expect_fail 73 "other settings" 2 "${eval[@]}" --output merge-whole --resume never
+[ -s merge-whole/model/model.safetensors ] || fail "a merge was deleted by an eval"
+echo "remember" >eval-whole/notes.txt
+run 2 "${eval[@]}" --output eval-whole --resume never
+grep -q "remember" eval-whole/notes.txt || fail "a note beside the answers is gone"
+
+note "a BufferLoRA is no adapter to start from"
+run 1 train --stage buffer --model "$model" --template plain --data rows.jsonl --micro-batches 2 --steps 2 --lora-r 3 --output buffer
+expect_fail 64 "--init-adapter buffer/adapter: this is a BufferLoRA.*--allow-buffer" 2 "${train[@]}" --steps 2 --init-adapter buffer/adapter --output from-buffer
+[ ! -e from-buffer ] || fail "a refused command left a folder"
+run 1 "${train[@]}" --steps 2 --init-adapter buffer/adapter --allow-buffer --output from-buffer
+
+note "a pipeline that one rank cannot read"
+status=0
+"$BW_MPIEXEC" --oversubscribe --allow-run-as-root -n 1 "$BW_PROGRAM" run job.yaml --output apart : -n 1 "$BW_PROGRAM" run elsewhere.yaml --output apart \
+  </dev/null >out 2>err || status=$?
+[ "$status" -eq 66 ] || fail "exit code $status when one rank lacks the pipeline"
+[ "$(grep -c '^breakwater: error: ' err)" -eq 1 ] || fail "not exactly one line of error"
+grep -q "error: rank 1 of 2, on .*elsewhere.yaml" err || fail "the rank that lacks the file is not named"
+note "done"
