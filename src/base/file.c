@@ -58,12 +58,9 @@ static void on_lost_page(int number, siginfo_t *info, void *context)
 
 static void enter(const bw_map *map)
 {
-    static bool watching;
     struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
     sigemptyset(&action.sa_mask);
-    if (!watching)
-        sigaction(SIGBUS, &action, NULL);
-    watching = true;
+    sigaction(SIGBUS, &action, NULL); /* each time: MPI, started after the first mapping, may have put its own there */
     for (int i = 0; map->data && i < MOST_NAMED; i++)
         if (!named[i].data) {
             named[i].size = map->size;
