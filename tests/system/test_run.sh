@@ -38,6 +38,7 @@ job=$first
 end
 note "killed: the lock is gone with its process, and so is what it left unfinished"
 mkdir -p busy/checkpoints
+rm busy/metrics.jsonl # to see the steps of the next job
 touch busy/checkpoints/step-000123.h5.tmp busy/checkpoints/step-mine.h5 busy/report.txt.tmp
 begin 2 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --output busy
 wait_for_step busy 3
