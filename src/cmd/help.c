@@ -9,7 +9,7 @@ const bw_exit_code bw_exit_codes[] = {
     {BW_NOINPUT, "a file is missing or unreadable"},
     {BW_BUG, "a fault of the program"},
     {BW_SYSTEM, "out of memory, no shared memory, or MPI failed"},
-    {BW_CANTCREATE, "an output cannot be created, or belongs to another run"},
+    {BW_CANTCREATE, "an output cannot be created, belongs to another run, or another job is at work in it"},
     {BW_IO, "reading or writing broke off, as on a full disk"},
     {BW_STOPPED, "stopped by a signal or the wall clock: run the same command again to go on"},
     {0, NULL},
