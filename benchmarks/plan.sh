@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Holds `breakwater plan` against real runs: three models with random weights, one and two ranks, resident and streamed.
-# usage: plan.sh memory|time TOKENIZER_FOLDER MACHINE.yaml [FOLDER]      BREAKWATER=program PYTHON=python3 with numpy  MPIRUN="mpirun ..."
+# usage: plan.sh memory|time|cpu TOKENIZER_FOLDER MACHINE.yaml [FOLDER]      BREAKWATER=program PYTHON=python3 with numpy  MPIRUN="mpirun ..." SIZES="small medium large" STEPS=6
 # memory: every byte a run counts (report.txt: all ranks), against the plan's. time: the median step after the first, wants an idle machine.
+# cpu: where none is to be had, the processor seconds of a step on one rank (a run of STEPS less one of a step), which other work lengthens less.
 set -euo pipefail
-what=${1:?memory or time} tokenizer=${2:?a model folder with a tokenizer} machine=${3:?machine file} work=${4:-$(mktemp -d)}
+what=${1:?memory, time or cpu} tokenizer=${2:?a model folder with a tokenizer} machine=${3:?machine file} work=${4:-$(mktemp -d)}
 here=$(cd "$(dirname "$0")" && pwd)
-breakwater=${BREAKWATER:-breakwater} python=${PYTHON:-python3} steps=$([ "$what" = time ] && echo 6 || echo 2)
+breakwater=${BREAKWATER:-breakwater} python=${PYTHON:-python3} steps=${STEPS:-$([ "$what" = memory ] && echo 2 || echo 6)}
 export OMP_NUM_THREADS=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
 launch=${MPIRUN:-mpirun --oversubscribe --bind-to none}
 sizes=${SIZES:-small medium large}
@@ -34,6 +35,15 @@ field() { awk -F, -v name="$2" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == na
 counted() { awk '/^memory of rank/ { inside = 0 } inside { sum += $NF } /^memory, bytes at peak/ { inside = 1 } END { print sum }' "$1"; }
 median_step() { sed -n 's/.*"seconds": \([0-9.]*\).*/\1/p' "$1" | tail -n +2 | sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
+# user_seconds COMMAND...: processor seconds, system included.
+user_seconds() {
+  local before after
+  before=$(awk '{ print $16 + $17 }' "/proc/$BASHPID/stat")
+  quietly "$@"
+  after=$(awk '{ print $16 + $17 }' "/proc/$BASHPID/stat")
+  echo "$before $after $(getconf CLK_TCK)" | awk '{ print ($2 - $1) / $3 }'
+}
+
 rows >"$work/rows.jsonl"
 common="--data $work/rows.jsonl --template plain --max-length 256 --batch 8 --seed 3"
 echo "# $what; $(nproc --all) cores, load before: $(cut -d' ' -f1-3 /proc/loadavg)"
@@ -42,16 +52,25 @@ for size in $sizes; do
   model=$work/$size
   [ -e "$model/model.safetensors.index.json" ] || "$python" "$here/random_model.py" "$model" "$tokenizer" $(shape "$size")
   [ -e "$work/$size-buffer/adapter" ] || quietly "$breakwater" train --stage buffer --model "$model" $common --steps 1 --output "$work/$size-buffer" --threads 1
-  for ranks in 1 2; do
+  for ranks in $([ "$what" = cpu ] && echo 1 || echo 1 2); do
     for weights in resident stream; do
       out=$work/run
+      train=("$breakwater" train --stage user --model "$model" --buffer "$work/$size-buffer/adapter" $common --micro-batches 4
+        --weights "$weights" --output "$out" --threads 1)
       rm -rf "$out"
-      quietly $launch -n "$ranks" "$breakwater" train --stage user --model "$model" --buffer "$work/$size-buffer/adapter" $common --micro-batches 4 \
-        --weights "$weights" --steps "$steps" --output "$out" --threads 1
+      if [ "$what" = cpu ]; then
+        short=$(user_seconds "${train[@]}" --steps 1)
+        rm -rf "$out"
+        long=$(user_seconds "${train[@]}" --steps "$steps")
+      else
+        quietly $launch -n "$ranks" "${train[@]}" --steps "$steps"
+      fi
       quietly "$breakwater" plan --stage user --model "$model" --machine "$machine" $common --micro-batches 4 --weights "$weights" --steps "$steps" \
         --grid auto --replicas 1 --ranks "$ranks" --csv "$work/plan.csv"
       if [ "$what" = time ]; then
         planned=$(field "$work/plan.csv" step_s) real=$(median_step "$out/metrics.jsonl")
+      elif [ "$what" = cpu ]; then
+        planned=$(field "$work/plan.csv" step_s) real=$(awk -v s="$short" -v l="$long" -v n="$steps" 'BEGIN { print (l - s) / (n - 1) }')
       else
         planned=$(awk -v all="$(field "$work/plan.csv" node_bytes)" -v program="$(field "$work/plan.csv" program)" -v ranks="$ranks" \
           'BEGIN { print all - program * ranks }')

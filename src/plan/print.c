@@ -40,10 +40,10 @@ static int print_times(const bw_estimate *estimates, int count, bw_text *out)
         const bw_times *t = &e->times;
         char grid[64];
         grid_name(&e->layout.grid, grid);
-        BW_TRY(bw_text_addf(out, "%6d %6d %4d %-14s %-8s %5lld %8.3f %8.3f %8.3f %8.3f %8.3f %8.3f %10.0f %5.0f%% %5.0f%%  %s\n", e->layout.grid.size,
-                            e->layout.grid.nodes, e->layout.threads, grid, store_name(&e->layout), (long long)e->micro_batches, t->compute, t->gather,
-                            t->reduce, t->update, t->exposed_gather + t->exposed_reduce, t->step, t->tokens / t->step, 100 * e->efficiency,
-                            100 * e->of_peak, e->limit));
+        BW_TRY(bw_text_addf(out, "%6d %6d %4d %-14s %-8s %5lld %8.3f %8.3f %8.3f %8.3f %8.3f %8.3f %10.0f %5.0f%% %5.0f%%  %s%s\n",
+                            e->layout.grid.size, e->layout.grid.nodes, e->layout.threads, grid, store_name(&e->layout), (long long)e->micro_batches,
+                            t->compute, t->gather, t->reduce, t->update, t->exposed_gather + t->exposed_reduce, t->step, t->tokens / t->step,
+                            100 * e->efficiency, 100 * e->of_peak, e->limit, e->fits ? "" : "; DOES NOT FIT"));
     }
     return bw_text_addf(out, "\n");
 }
