@@ -37,11 +37,8 @@ median_step() { sed -n 's/.*"seconds": \([0-9.]*\).*/\1/p' "$1" | tail -n +2 | s
 
 # user_seconds COMMAND...: processor seconds, system included.
 user_seconds() {
-  local before after
-  before=$(awk '{ print $16 + $17 }' "/proc/$BASHPID/stat")
-  quietly "$@"
-  after=$(awk '{ print $16 + $17 }' "/proc/$BASHPID/stat")
-  echo "$before $after $(getconf CLK_TCK)" | awk '{ print ($2 - $1) / $3 }'
+  local TIMEFORMAT='%U %S'
+  { time quietly "$@" 2>&3; } 3>&2 2>&1 | awk '{ print $1 + $2 }'
 }
 
 rows >"$work/rows.jsonl"
