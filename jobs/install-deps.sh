@@ -17,7 +17,7 @@ packages=(
 
 # A test says so when one of these is not there. Lmod excludes environment-modules, so it comes only where no modules are yet.
 if [ "${1:-}" = --tests ]; then
-  packages+=(man-db)
+  packages+=(man-db slurmctld slurmd slurm-client munge) # the tests of jobs/ start a cluster of their own
   [ -e /usr/share/modules/init/bash ] || packages+=(lmod)
 fi
 

@@ -144,14 +144,16 @@ static int run_with_mpi(const bw_command_row *command, const bw_config *config, 
 }
 
 /* One is enough where nothing is shared out, and a message is said once. */
-static int run_without_mpi(const bw_command_row *command, const bw_config *config, int read)
+static int run_without_mpi(const bw_command_row *command, const bw_config *config, const bw_pipeline *pipeline, int read)
 {
     int rank = launched_rank();
     bw_log_rank(rank > 0 ? rank : 0);
     bw_log_quiet(config->quiet);
     if (rank > 0)
         return read;
-    return report(read == BW_OK ? command->run(config) : read, rank);
+    if (read == BW_OK)
+        read = command->run_pipeline ? command->run_pipeline(pipeline) : command->run(config);
+    return report(read, rank);
 }
 
 static int dispatch(const bw_command_row *command, int argc, char **argv)
@@ -165,10 +167,11 @@ static int dispatch(const bw_command_row *command, int argc, char **argv)
     bw_config_init(&config);
     int status = read_command_line(command, &config, &pipeline, argc, argv);
     bool alone = launched_rank() < 0; /* then there is nobody to agree with on a command line that is wrong */
-    if (command->needs_mpi && (status == BW_OK || !alone))
+    bool only_shows = strcmp(config.show, "none") != 0;
+    if (command->needs_mpi && !only_shows && (status == BW_OK || !alone))
         status = run_with_mpi(command, &config, &pipeline, status, &argc, &argv);
     else
-        status = run_without_mpi(command, &config, status);
+        status = run_without_mpi(command, &config, &pipeline, status);
     bw_pipeline_free(&pipeline);
     bw_config_free(&config);
     return status;

@@ -19,7 +19,8 @@ enum {
     BW_SYSTEM = 71,     /* out of memory, no shared memory, MPI failed */
     BW_CANTCREATE = 73, /* an output cannot be created, belongs to another run, or is in use by one */
     BW_IO = 74,         /* reading or writing broke off (full disk, a file cut short while it is read) */
-    BW_STOPPED = 75     /* stopped by a signal or the wall clock: requeue */
+    BW_STOPPED = 75,    /* stopped by a signal or the wall clock: requeue */
+    BW_UNFIT = 76       /* evaluated, and misses --max-hs or --min-fa: the model is not fit to leave */
 };
 
 /* Record a message (what, where, what was expected, what to do) and return `status`. The first message since
@@ -225,12 +226,15 @@ typedef struct bw_config {
     char *metric; /* exact number label contains */
     int64_t max_new, limit, eval_batch;
     bool perplexity;
+    double max_hs, min_fa; /* percent; 100 and 0: no gate */
     /* plan */
     char *machine, *csv;
     bw_numbers ranks;
     int64_t row_tokens, answer_tokens; /* 0: max_length; half of a row */
     /* run, inspect, verify */
     char *input;
+    char *only; /* stages of a pipeline, separated by commas; NULL: all */
+    char *show; /* none stages report */
     bool quiet;
 } bw_config;
 
@@ -282,6 +286,7 @@ typedef struct bw_stage {
     char *label; /* may be NULL */
     bw_command command;
     bw_config config;
+    uint64_t needs; /* bit i: refers to stage i by `@name` */
 } bw_stage;
 typedef struct bw_pipeline {
     bw_config common; /* common.output: the root folder */

@@ -88,6 +88,11 @@ const bw_option bw_options[] = {
     {"output", STAGES | BW_RUN, STAGES | BW_RUN, PATH(output),
      .group = FILES, .argument = "DIR", .help = "output folder; for run: each stage writes to DIR/<stage name>"},
 
+    {"only", BW_RUN, 0, TEXT(only, NULL),
+     .group = FILES, .argument = "LIST", .help = "run these stages, separated by commas, and leave the report to the run of all"},
+    {"show", BW_RUN, 0, TEXT(show, "none"), .choices = "none stages report",
+     .group = FILES, .argument = "WHAT", .help = "run nothing: print the stages with whose they are and what is done, or the report so far"},
+
     {"stage", BW_TRAIN | BW_PLAN, BW_TRAIN, TEXT(stage, NULL), .choices = "align buffer reinforce user sft",
      .group = METHOD, .argument = "NAME", .help = "what is trained"},
     {"epochs", BW_TRAIN | BW_PLAN, 0, REAL(epochs, "3", 0.001, 100000),
@@ -155,6 +160,10 @@ const bw_option bw_options[] = {
      .group = EVALUATION, .argument = "N", .help = "answers that a rank writes at the same time"},
     {"perplexity", BW_EVAL, 0, FLAG(perplexity),
      .group = EVALUATION, .help = "also the perplexity of the task's expected answers"},
+    {"max-hs", BW_EVAL, 0, REAL(max_hs, "100", 0, 100),
+     .group = EVALUATION, .argument = "X", .help = "exit code 76 when HS is above X percent; the summary is written all the same"},
+    {"min-fa", BW_EVAL, 0, REAL(min_fa, "0", 0, 100),
+     .group = EVALUATION, .argument = "X", .help = "exit code 76 when FA is below X percent"},
 
     {"ranks", BW_PLAN, 0, NUMBERS(ranks, "1", 1, 1 << 24),
      .group = MACHINE, .argument = "LIST", .help = "numbers of ranks to plan for, a,b,..."},

@@ -2,7 +2,7 @@
 #include "base/config.h"
 #include <string.h>
 
-enum { STAGES_AT_MOST = 64, NAME_AT_MOST = 64, REFERENCES_AT_MOST = 16 };
+enum { STAGES_AT_MOST = 64 /* bits of bw_stage.needs */, NAME_AT_MOST = 64, REFERENCES_AT_MOST = 16 };
 
 static const char *const stage_keys[] = {"name", "command", "label"};
 static const bw_command stage_commands[] = {BW_TRAIN, BW_MERGE, BW_EVAL};
@@ -25,6 +25,7 @@ static int resolve_reference(const void *context, const char *where, const char 
     size_t length = strcspn(name, "/");
     for (const bw_stage *stage = loader->pipeline->stages; stage < loader->stage; stage++)
         if (strlen(stage->name) == length && !strncmp(stage->name, name, length)) {
+            loader->stage->needs |= 1ull << (stage - loader->pipeline->stages);
             BW_TRY(bw_path(out, loader->pipeline->common.output, stage->name));
             return bw_text_addf(out, "%s", name + length);
         }

@@ -5,7 +5,8 @@
 #define BREAKWATER_CMD_COMMANDS_H
 #include "breakwater/base.h"
 
-int bw_cmd_run(const bw_pipeline *pipeline); /* stages hold their whole, resolved configuration; `@name` is resolved */
+/* Stages hold their whole, resolved configuration; `@name` is resolved. With --show MPI is not started. */
+int bw_cmd_run(const bw_pipeline *pipeline);
 int bw_cmd_train(const bw_config *config);
 int bw_cmd_merge(const bw_config *config);
 int bw_cmd_eval(const bw_config *config);

@@ -12,6 +12,7 @@ const bw_exit_code bw_exit_codes[] = {
     {BW_CANTCREATE, "an output cannot be created, belongs to another run, or another job is at work in it"},
     {BW_IO, "reading or writing broke off, as on a full disk"},
     {BW_STOPPED, "stopped by a signal or the wall clock: run the same command again to go on"},
+    {BW_UNFIT, "evaluated, and not fit to leave: a figure misses --max-hs or --min-fa"},
     {0, NULL},
 };
 

@@ -3,6 +3,8 @@
 #include "breakwater/train.h"
 #include "cmd/commands.h"
 #include "cmd/session.h"
+#include "cmd/stages.h"
+#include <string.h>
 
 static const struct {
     bw_command command;
@@ -21,6 +23,8 @@ static int run_stage(const bw_pipeline *pipeline, int index)
     return bw_fail(BW_BUG, "stage %s has an unknown command", stage->name);
 }
 
+/* ---- time ------------------------------------------------------------------------------------------------------------- */
+
 /* Rank 0 keeps the books: time is added up over all starts, and looking at a finished stage is no work. Books that cannot be kept are worth
  * a warning, not the job: no rank may leave while the others go on to the next stage. */
 static void warn_of_books(int status)
@@ -29,6 +33,15 @@ static void warn_of_books(int status)
         return;
     bw_warn("the time of the stages is not kept: %s", bw_error());
     bw_error_clear();
+}
+
+/* Read again before every entry: other jobs run other stages of the same pipeline (--only). */
+static int add_time(const bw_pipeline *pipeline, int index, double spent)
+{
+    double seconds[BW_MAX_LIST] = {0};
+    BW_TRY(bw_report_times_load(pipeline, seconds));
+    seconds[index] += spent;
+    return bw_report_times_save(pipeline, seconds);
 }
 
 /* A job that has to stop begins no further stage; what is finished is passed over to the end, so that a finished pipeline is never a stopped one. */
@@ -42,24 +55,27 @@ static int look_ahead(const bw_grid *grid, const bw_pipeline *pipeline, int inde
     return bw_agree(grid, stop ? bw_fail(BW_STOPPED, "stopped before stage %s", pipeline->stages[index].name) : BW_OK);
 }
 
-static int timed_stage(const bw_grid *grid, const bw_pipeline *pipeline, int index, double *seconds)
+static int timed_stage(const bw_grid *grid, const bw_pipeline *pipeline, int index)
 {
     bool first = grid->rank == 0, finished;
     BW_TRY(look_ahead(grid, pipeline, index, &finished));
     double start = bw_now();
     int status = run_stage(pipeline, index);
-    if (!finished)
-        seconds[index] += bw_now() - start;
+    double spent = finished ? 0 : bw_now() - start;
     if (first && status == BW_OK)
-        warn_of_books(bw_report_times_save(pipeline, seconds));
-    if (first && status == BW_STOPPED) /* the message of the stop stays the one that main prints */
-        bw_report_times_save(pipeline, seconds);
+        warn_of_books(add_time(pipeline, index, spent));
+    if (first && (status == BW_STOPPED || status == BW_UNFIT)) /* the message of the stage stays the one that main prints */
+        add_time(pipeline, index, spent);
     return status;
 }
 
-static int final_report(const bw_pipeline *pipeline, const double *seconds)
+/* ---- the whole -------------------------------------------------------------------------------------------------------- */
+
+static int final_report(const bw_pipeline *pipeline)
 {
+    double seconds[BW_MAX_LIST] = {0};
     bw_text text = {0};
+    warn_of_books(bw_report_times_load(pipeline, seconds));
     int status = bw_report_write(pipeline, seconds, &text);
     if (status == BW_OK)
         bw_info("\n%s", text.data);
@@ -67,31 +83,62 @@ static int final_report(const bw_pipeline *pipeline, const double *seconds)
     return status;
 }
 
-static int run_stages(const bw_grid *grid, const bw_pipeline *pipeline)
+/* A model that is not fit to leave ends the pipeline with that status, but the stages of other customers do not wait for it. */
+static int note_unfit(bw_text *unfit, int status)
+{
+    if (status != BW_UNFIT)
+        return status;
+    BW_TRY(bw_text_addf(unfit, "%s%s", unfit->length ? "; " : "", bw_error()));
+    bw_error_clear();
+    return BW_OK;
+}
+
+static int run_stages(const bw_grid *grid, const bw_pipeline *pipeline, bw_text *unfit)
+{
+    bool selected[BW_MAX_LIST];
+    BW_TRY(bw_stages_select(pipeline, pipeline->common.only, selected));
+    for (int i = 0; i < pipeline->count; ++i)
+        if (selected[i])
+            BW_TRY(note_unfit(unfit, timed_stage(grid, pipeline, i)));
+    return BW_OK;
+}
+
+/* One job has the folder for itself. Jobs of some stages (--only) work in it side by side: each stage has its folder for itself, and the report
+ * is left to the run of all. */
+static int run_all(const bw_grid *grid, const bw_pipeline *pipeline, bw_text *unfit)
 {
     static const char *const written[] = {"report.txt", "report.csv", "times.csv", NULL};
-    double seconds[BW_MAX_LIST] = {0};
-    BW_ASSERT(pipeline->count <= BW_MAX_LIST);
-    if (grid->rank == 0) {
+    bw_lock lock;
+    BW_TRY(bw_session_lock(grid, &lock, pipeline->common.output));
+    if (grid->rank == 0)
         warn_of_books(bw_folder_sweep(pipeline->common.output, written));
-        warn_of_books(bw_report_times_load(pipeline, seconds));
-    }
-    for (int i = 0; i < pipeline->count; ++i)
-        BW_TRY(timed_stage(grid, pipeline, i, seconds));
-    return bw_agree(grid, grid->rank == 0 ? final_report(pipeline, seconds) : BW_OK);
+    int status = run_stages(grid, pipeline, unfit);
+    if (status == BW_OK)
+        status = bw_agree(grid, grid->rank == 0 ? final_report(pipeline) : BW_OK);
+    bw_folder_unlock(&lock);
+    return status;
 }
 
 /* Each stage has the grid that its options name; this one is for what all ranks agree on between them. */
-int bw_cmd_run(const bw_pipeline *pipeline)
+static int run_with_ranks(const bw_pipeline *pipeline)
 {
     bw_grid *grid = NULL;
-    bw_lock lock;
+    bw_text unfit = {0};
     BW_TRY(bw_session_start(&pipeline->common));
     BW_TRY(bw_grid_create(&grid, "auto", 0, 0));
-    int status = bw_session_lock(grid, &lock, pipeline->common.output);
-    if (status == BW_OK)
-        status = run_stages(grid, pipeline);
-    bw_folder_unlock(&lock);
+    int status = pipeline->common.only ? run_stages(grid, pipeline, &unfit) : run_all(grid, pipeline, &unfit);
+    if (status == BW_OK && unfit.length)
+        status = bw_fail(BW_UNFIT, "%s", unfit.data);
+    bw_text_free(&unfit);
     bw_grid_destroy(&grid);
     return status;
+}
+
+int bw_cmd_run(const bw_pipeline *pipeline)
+{
+    const char *show = pipeline->common.show;
+    BW_ASSERT(pipeline->count <= BW_MAX_LIST);
+    if (strcmp(show, "stages") == 0)
+        return bw_stages_print(pipeline);
+    return strcmp(show, "report") == 0 ? final_report(pipeline) : run_with_ranks(pipeline);
 }

@@ -62,6 +62,7 @@ static int check_inputs(eval *e)
         return bw_fail(BW_USAGE, "eval needs --harmful FILE or --task FILE (or both): there is nothing to answer");
     if (config->perplexity && !config->task)
         return bw_fail(BW_USAGE, "--perplexity is taken over the expected answers of --task FILE, which is missing");
+    BW_TRY(bw_gate_check(config));
     BW_TRY(bw_template_find(config->template_name, &e->settings.which));
     for (int i = 0; i < config->adapter.count; ++i)
         BW_TRY(bw_peft_refuse_buffer(config->adapter.items[i], "--adapter", config->allow_buffer));
@@ -264,6 +265,7 @@ int bw_eval(const bw_grid *grid, const bw_config *config)
         bw_info("eval: %s is done", config->output);
     else
         BW_GO(answer_all(&e));
+    BW_GO(bw_agree(grid, grid->rank == 0 ? bw_gate(config) : BW_OK));
 done:
     eval_free(&e);
     return status;

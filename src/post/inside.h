@@ -69,4 +69,9 @@ void bw_answer_set_free(bw_answer_set *set);
  * ranks. Collective on world. */
 int bw_perplexity(const bw_grid *grid, bw_store *store, const bw_tokenizer *tokenizer, bw_template which, const char *path, const bw_config *config,
                   double *perplexity, int64_t *tokens);
+
+/* ---- gate.c: is an evaluated model fit to leave? ------------------------------------------------------------------- */
+int bw_gate_check(const bw_config *config); /* BW_USAGE where a figure is asked for that is not measured. Local */
+/* BW_UNFIT, naming the figures of <output>/summary.json that miss --max-hs or --min-fa. Local. */
+int bw_gate(const bw_config *config);
 #endif

@@ -148,14 +148,36 @@ done:
 /* ---- times ------------------------------------------------------------------------------------------------------------ */
 static const char times_name[] = "times.csv";
 
-int bw_report_finished(const bw_stage *stage, bool *finished)
+static int has_file(const char *folder, const char *name, bool *there)
 {
-    const char *last = stage->command == BW_TRAIN ? "adapter/adapter_model.safetensors" : stage->command == BW_MERGE ? "merge.csv" : "summary.json";
     bw_text path = {0};
-    int status = bw_path(&path, stage->config.output, last);
-    *finished = status == BW_OK && bw_file_exists(path.data);
+    int status = bw_path(&path, folder, name);
+    *there = status == BW_OK && bw_file_exists(path.data);
     bw_text_free(&path);
     return status;
+}
+
+/* A list of alpha or scale leaves a folder for each. */
+static int merges_finished(const bw_config *config, bool *finished)
+{
+    *finished = true;
+    for (int a = 0; *finished && a < config->alpha.count; ++a)
+        for (int s = 0; *finished && s < config->scale.count; ++s) {
+            char name[96];
+            snprintf(name, sizeof name, "alpha-%g_scale-%g/merge.csv", config->alpha.items[a], config->scale.items[s]);
+            BW_TRY(has_file(config->output, name, finished));
+        }
+    return BW_OK;
+}
+
+int bw_report_finished(const bw_stage *stage, bool *finished)
+{
+    const bw_config *config = &stage->config;
+    if (stage->command == BW_TRAIN)
+        return has_file(config->output, "adapter/adapter_model.safetensors", finished);
+    if (stage->command == BW_EVAL)
+        return has_file(config->output, "summary.json", finished);
+    return config->alpha.count * config->scale.count > 1 ? merges_finished(config, finished) : has_file(config->output, "merge.csv", finished);
 }
 
 static void take_time(const bw_pipeline *pipeline, const char *line, size_t length, double *seconds)

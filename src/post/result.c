@@ -4,9 +4,9 @@
 
 /* Settings that do not change what is written: where things lie (fingerprints speak for their content) and the machine's shape. */
 static const char *const free_to_change[] = {
-    "model",  "user",        "reinforce",    "adapter", "harmful",   "task",           "data",       "output",
-    "config", "config-file", "grid",         "block",   "replicas",  "ranks-per-node", "weights",    "threads",
-    "quiet",  "input",       "allow-buffer", "buffer",  "recompute", "resume",         "time-limit",
+    "model",        "user",   "reinforce", "adapter",  "harmful",        "task",    "data",    "output", "config",
+    "config-file",  "grid",   "block",     "replicas", "ranks-per-node", "weights", "threads", "quiet",  "input",
+    "allow-buffer", "buffer", "recompute", "resume",   "time-limit",     "max-hs",  "min-fa",
 };
 
 bw_fact bw_fact_of(const char *name, bw_hash hash)

@@ -95,3 +95,29 @@ wait_for_step() {
     sleep 0.02
   done
 }
+
+# ---- checkpoints -------------------------------------------------------------------------------------------------------
+
+steps_in() { sed -n 's/^{"step": \([0-9]*\),.*}$/\1/p' "$1/metrics.jsonl"; }
+each_step_once() { # FOLDER STEPS
+  [ "$(steps_in "$1")" = "$(seq "$2")" ] || fail "$1/metrics.jsonl does not have each of $2 steps once, in order"
+}
+checkpoints() { ls "$1/checkpoints" 2>/dev/null | sed -n 's/^step-0*\([0-9]*\)\.h5$/\1/p' | sort -n; }
+newest() { checkpoints "$1" | tail -n 1; }
+ends_like() { # REFERENCE FOLDER STEPS WHAT
+  same_adapter "$1" "$2" "$4"
+  each_step_once "$2" "$3"
+  [ -z "$(ls "$2"/checkpoints/*.tmp* "$2"/*.tmp* 2>/dev/null)" ] || fail "$4: a temporary file stays behind"
+}
+checkpoint_file() { printf '%s/checkpoints/step-%06d.h5' "$1" "$2"; } # FOLDER STEP
+
+cut_in_half() { truncate -s $(($(stat -c %s "$1") / 2)) "$1"; }
+
+# One bit of one number.
+flip_bit() {
+  local offset byte
+  offset=$(h5dump -p -H -d /lora/001/up/B "$1" | sed -n 's/.*OFFSET \([0-9]*\).*/\1/p')
+  [ -n "$offset" ] || fail "h5dump does not say where /lora/001/up/B lies in $1"
+  byte=$(od -An -tu1 -j $((offset + 101)) -N 1 "$1")
+  printf "\\x$(printf %x $((byte ^ 16)))" | dd of="$1" bs=1 seek=$((offset + 101)) conv=notrunc status=none
+}

@@ -83,4 +83,25 @@ expect_fail 64 "BufferLoRA.*--allow-buffer" 2 merge --model once/base/model --us
 expect_fail 64 "BufferLoRA.*--allow-buffer" 2 eval --model once/base/model --adapter once/buffer/adapter --task rows.jsonl --template plain --output refused
 [ ! -e refused ] || fail "a refused command left a folder"
 run 1 eval --model once/base/model --adapter once/buffer/adapter --task rows.jsonl --template plain --max-new 2 --allow-buffer --output allowed
+note "a gate: every figure that misses is named, the summary is written, and what is done is judged again"
+gate=(eval --model once/base/model --adapter once/qr/adapter --harmful refusals.jsonl --task rows.jsonl --template plain --max-new 2 --limit 3)
+expect_fail 76 'not fit to leave: HS 100 is above --max-hs 5, FA 0 is below --min-fa 90 \(gate/summary.json\)' 2 "${gate[@]}" --output gate --max-hs 5 --min-fa 90
+[ -s gate/summary.json ] || fail "no summary of a model that is not fit to leave"
+expect_fail 76 'HS 100 is above --max-hs 99' 1 "${gate[@]}" --output gate --max-hs 99
+run 1 "${gate[@]}" --output gate
+grep -q "is done" out || fail "another gate is another evaluation"
+expect_fail 64 '--max-hs.*--harmful' 1 eval --model once/base/model --task rows.jsonl --template plain --max-hs 5 --output gate-2
+expect_fail 64 '--min-fa.*--task' 1 eval --model once/base/model --harmful refusals.jsonl --template plain --min-fa 5 --output gate-2
+
+note "some stages of a pipeline, and whose they are"
+cp -r once some && rm -r some/eval-qr some/eval-sft some/report.* # a finished pipeline but for its end
+run 1 run job.yaml --output some --only eval-qr
+[ -s some/eval-qr/summary.json ] && [ ! -e some/eval-sft ] && [ ! -e some/report.txt ] || fail "--only runs other stages, too"
+expect_fail 64 "--only: no stage is named 'evil'" 2 run job.yaml --output some --only eval-qr,evil
+run 0 run job.yaml --output some --show stages
+printf '%s\n' "customer command stage state" "0 train align done" "0 merge base done" "0 train buffer done" "0 train reinforce done" "1 train user done" \
+  "2 train sft done" "1 merge naive done" "1 merge qr done" "2 eval eval-sft open" "1 eval eval-qr done" >expected
+diff expected out || fail "--show stages"
+run 0 run job.yaml --output some --show report
+[ "$(table_of out | grep QR)" = "$(table_of first-output | grep QR)" ] && [ -s some/report.txt ] || fail "--show report"
 note "done"

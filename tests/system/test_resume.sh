@@ -1,22 +1,10 @@
 #!/usr/bin/env bash
-# Stopped, killed, damaged, and gone on with elsewhere: the adapter has the bytes of a run that nothing happened to.
+# Stopped, damaged, and gone on with elsewhere: the adapter has the bytes of a run that nothing happened to.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 rows 40 >rows.jsonl
 train=(train --stage sft --model "$BW_TEST_DATA/golden/tiny/model" --template plain --data rows.jsonl --micro-batches 4 --lr 1e-3
   --lora-r 5 --lora-alpha 10 --lora-dropout 0.1 --checkpoint-minutes 0)
-
-steps_in() { sed -n 's/^{"step": \([0-9]*\),.*}$/\1/p' "$1/metrics.jsonl"; }
-each_step_once() { # FOLDER STEPS
-  [ "$(steps_in "$1")" = "$(seq "$2")" ] || fail "$1/metrics.jsonl does not have each of $2 steps once, in order"
-}
-checkpoints() { ls "$1/checkpoints" 2>/dev/null | sed -n 's/^step-0*\([0-9]*\)\.h5$/\1/p' | sort -n; }
-newest() { checkpoints "$1" | tail -n 1; }
-ends_like() { # REFERENCE FOLDER STEPS WHAT
-  same_adapter "$1" "$2" "$4"
-  each_step_once "$2" "$3"
-  [ -z "$(ls "$2"/checkpoints/*.tmp* "$2"/*.tmp* 2>/dev/null)" ] || fail "$4: a temporary file stays behind"
-}
 
 note "stopped by signals, gone on with on other numbers of ranks"
 long=("${train[@]}" --steps 200 --checkpoint-steps 70)
@@ -57,31 +45,6 @@ end
 unset SLURM_JOB_END_TIME
 [ "$status" -eq 75 ] || fail "exit code $status at the end of the Slurm job"
 
-note "kill -9 of all ranks, mostly while a checkpoint is written"
-short=("${train[@]}" --steps 80 --checkpoint-steps 1 --keep 2)
-run 1 "${train[@]}" --steps 80 --output quiet-life
-RANDOM=${BW_SEED:-$$}
-note "(moments from BW_SEED=${BW_SEED:-$$})"
-before=0
-written=0
-for round in 1 2 3 4 5 6 7; do
-  ranks=$((round % 4 + 1))
-  begin $ranks "${short[@]}" --output killed
-  ready=$((SECONDS + patience)) # a machine under load takes its time to start
-  until grep -q "^stage sft" out || [ $SECONDS -ge $ready ] || ! kill -0 "$job" 2>/dev/null; do sleep 0.02; done
-  sleep "0.$((RANDOM % 9))$((RANDOM % 10))"
-  kill -9 $(ranks_of "$job") 2>/dev/null || true
-  end
-  now=$(newest killed)
-  [ "${now:-0}" -ge "$before" ] || fail "the last finished checkpoint, of step $before, is lost"
-  before=${now:-0}
-  [ "$status" -ne 0 ] || break
-  [ -z "$(ls killed/checkpoints/*.tmp* 2>/dev/null)" ] || written=$((written + 1))
-done
-run 3 "${short[@]}" --output killed
-ends_like quiet-life killed 80 "killed $round times"
-note "(killed $round times, $written times while a checkpoint was written, the last time after step $before)"
-
 note "checkpoints that are damaged"
 few=150
 begin 1 "${train[@]}" --steps "$few" --checkpoint-steps 20 --keep 4 --output source
@@ -92,25 +55,21 @@ end
 run 1 "${train[@]}" --steps "$few" --output undamaged
 last=$(newest source)
 previous=$(checkpoints source | tail -n 2 | head -n 1)
-file() { printf '%s/checkpoints/step-%06d.h5' "$1" "$2"; }
 goes_on() { # FOLDER PATTERN RANKS: warned, and gone on from the one before
   run "$3" "${train[@]}" --steps "$few" --checkpoint-steps 0 --output "$1"
-  grep -Eq "^breakwater: warning: .*$(file "$1" "$last").*$2" err || fail "$1: no warning that names the file"
+  grep -Eq "^breakwater: warning: .*$(checkpoint_file "$1" "$last").*$2" err || fail "$1: no warning that names the file"
   [ "$(grep -c '^breakwater: warning: ' err)" -eq 1 ] || fail "$1: more than one warning"
   grep -q "resuming after step $previous of $few" out || fail "$1: the checkpoint before it is not used"
   ends_like undamaged "$1" "$few" "$1"
 }
 cp -r source truncated
-truncate -s $(($(stat -c %s "$(file source "$last")") / 2)) "$(file truncated "$last")"
+cut_in_half "$(checkpoint_file truncated "$last")"
 goes_on truncated "" 2
 cp -r source empty
-: >"$(file empty "$last")"
+: >"$(checkpoint_file empty "$last")"
 goes_on empty "" 1
 cp -r source flipped
-offset=$(h5dump -p -H -d /lora/001/up/B "$(file source "$last")" | sed -n 's/.*OFFSET \([0-9]*\).*/\1/p')
-[ -n "$offset" ] || fail "h5dump does not say where /lora/001/up/B lies"
-byte=$(od -An -tu1 -j $((offset + 101)) -N 1 "$(file source "$last")")
-printf "\\x$(printf %x $((byte ^ 16)))" | dd of="$(file flipped "$last")" bs=1 seek=$((offset + 101)) conv=notrunc status=none
+flip_bit "$(checkpoint_file flipped "$last")"
 goes_on flipped "checksum|damaged" 3
 cp -r source hopeless
 for each in hopeless/checkpoints/*.h5; do truncate -s 1000 "$each"; done
@@ -120,7 +79,7 @@ expect_fail 65 "none of the [0-9]+ checkpoints" 2 "${train[@]}" --steps "$few" -
 note "a named checkpoint, and one that is not there"
 cp -r source named
 mkdir elsewhere && mv named/checkpoints/* elsewhere
-run 2 "${train[@]}" --steps "$few" --output named --resume "elsewhere/$(basename "$(file source "$previous")")"
+run 2 "${train[@]}" --steps "$few" --output named --resume "elsewhere/$(basename "$(checkpoint_file source "$previous")")"
 ends_like undamaged named "$few" "--resume PATH"
 expect_fail 66 "no checkpoint|no such" 1 "${train[@]}" --steps "$few" --output nowhere --resume elsewhere/step-999999.h5
 
@@ -134,13 +93,13 @@ find stopped -type f ! -name .lock -printf '%p %T@\n' | sort >>after
 cmp -s before after || fail "a finished stage was changed by running it again"
 
 note "a person can read a checkpoint"
-h5dump -H "$(file source "$last")" >dump
+h5dump -H "$(checkpoint_file source "$last")" >dump
 for group in lora adam 000 002 down; do grep -q "GROUP \"$group\"" dump || fail "no group $group in a checkpoint"; done
-h5dump -H -d /lora/000/down/A "$(file source "$last")" | grep -q 'SIMPLE { ( 5, 72 )' || fail "A of down is not 5 x 72"
-h5dump -H -d /lora/000/down/B "$(file source "$last")" | grep -q 'SIMPLE { ( 40, 5 )' || fail "B of down is not 40 x 5"
-h5dump -d /lora/000/q/A "$(file source "$last")" | grep -Eq '^ *\(0,0\): -?[0-9.e-]+, ' || fail "h5dump shows no numbers"
+h5dump -H -d /lora/000/down/A "$(checkpoint_file source "$last")" | grep -q 'SIMPLE { ( 5, 72 )' || fail "A of down is not 5 x 72"
+h5dump -H -d /lora/000/down/B "$(checkpoint_file source "$last")" | grep -q 'SIMPLE { ( 40, 5 )' || fail "B of down is not 40 x 5"
+h5dump -d /lora/000/q/A "$(checkpoint_file source "$last")" | grep -Eq '^ *\(0,0\): -?[0-9.e-]+, ' || fail "h5dump shows no numbers"
 for name in format step micro_batches model data config settings; do
-  h5dump -a "/$name" "$(file source "$last")" >/dev/null || fail "no attribute $name in a checkpoint"
+  h5dump -a "/$name" "$(checkpoint_file source "$last")" >/dev/null || fail "no attribute $name in a checkpoint"
 done
-h5dump -a /step "$(file source "$last")" | grep -q "(0): $last" || fail "the attribute step is not $last"
+h5dump -a /step "$(checkpoint_file source "$last")" | grep -q "(0): $last" || fail "the attribute step is not $last"
 note "done"

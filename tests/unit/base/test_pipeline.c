@@ -55,6 +55,7 @@ static void stages_get_defaults_then_their_own_options(void **state)
     assert_string_equal(p.stages[2].label, "plain SFT, p = 0.1");
     assert_null(p.stages[0].label);
     assert_true(p.stages[0].command == BW_TRAIN && p.stages[2].command == BW_EVAL);
+    assert_true(p.stages[0].needs == 0 && p.stages[1].needs == 1 && p.stages[2].needs == 3);
     bw_pipeline_free(&p);
 }
 

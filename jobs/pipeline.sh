@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Submit a pipeline to Slurm: the provider's stages once; for every customer, a task of an array each, user, merge and eval; then the report.
+#   jobs/pipeline.sh CONFIG.yaml [--dry-run] [--publish FILE.sbatch] [--option value ...]
+# CONFIG.yaml is what `breakwater run` takes, and the options are those of `breakwater run`. A customer is a train stage `user` (or `sft`) and
+# all that refers to it. What is done or in the queue is not submitted again: repeat the command when customers were added or a job failed.
+# FILE.sbatch gets an array task for each customer whose evaluation passed (max-hs, min-fa), and CONFIG.yaml as its argument.
+set -euo pipefail
+jobs=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "${BREAKWATER_SITE:-$jobs/site.conf}"
+
+config='' publish='' dry_run='' options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry-run) dry_run=yes ;;
+    --publish) publish=${2:?--publish needs a batch script}; shift ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --*) options+=("$1" "${2:?$1 needs a value}"); shift ;;
+    *) [ -z "$config" ] || { echo "pipeline.sh: one CONFIG.yaml, not '$config' and '$1'" >&2; exit 64; }; config=$1 ;;
+  esac
+  shift
+done
+[ -n "$config" ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+
+if [ -n "$modules" ]; then
+  command -v module >/dev/null || . "$module_init"
+  module load $modules
+fi
+
+stages=$("$program" run "$config" --show stages ${options[@]+"${options[@]}"})
+mark=$(printf '%s\n' "$(realpath "$config")" ${options[@]+"${options[@]}"} | cksum | cut -d' ' -f1) # names the jobs of this pipeline
+
+# queued NAME,... FORMAT: jobs of this pipeline that wait or run.
+queued() {
+  [ -z "$dry_run" ] || command -v squeue >/dev/null || return 0 # a dry run needs no Slurm
+  local names=${1//,/-$mark,}-$mark
+  squeue --noheader --array --me --name="$names" --format="$2" | sort -un
+}
+
+# submit NAME SIZE DEPENDENCY ARRAY SCRIPT: the job is $id.
+submit() {
+  local line=(sbatch --parsable --job-name="$1-$mark" ${account:+--account="$account"} ${partition:+--partition="$partition"} $2)
+  [ -z "$3" ] || line+=(--dependency="$3" --kill-on-invalid-dep=yes)
+  [ -z "$4" ] || line+=(--array="$4")
+  line+=("$5" "$config" ${options[@]+"${options[@]}"})
+  if [ -n "$dry_run" ]; then
+    echo "${line[@]@Q}" | sed "s/'\([A-Za-z0-9_./:=,%-]*\)'/\1/g"
+    id=$(tr a-z A-Z <<<"$1") # stands for the job that sbatch would name
+  else
+    id=$("${line[@]}")
+    id=${id%%;*}
+    echo "$1: job $id${4:+, customers ${4%\%*}}"
+  fi
+  submitted=yes
+}
+
+# ---- the provider
+submitted=''
+provider=$(queued provider %A)
+if [ -z "$provider" ] && awk '$1 == "0" && $4 == "open" { found = 1 } END { exit !found }' <<<"$stages"; then
+  submit provider "$size_train" '' '' "$jobs/provider.sbatch"
+  provider=$id
+fi
+
+# ---- customers: those with anything left to do that is not in the queue
+open=$(awk 'NR > 1 && $1 > 0 && $4 == "open" { print $1 }' <<<"$stages" | sort -u)
+waiting=$(queued user,merge,eval %K)
+customers=$(comm -23 <(echo "$open") <(echo "$waiting" | sort) | sort -n | paste -sd,)
+if [ -n "$customers" ]; then
+  array=$customers%$customers_at_once
+  submit user "$size_train" "${provider:+afterok:$provider}" "$array" "$jobs/user.sbatch"
+  submit merge "$size_small" "aftercorr:$id" "$array" "$jobs/merge.sbatch"
+  submit eval "$size_small" "aftercorr:$id" "$array" "$jobs/eval.sbatch"
+  evaluation=$id
+  [ -z "$publish" ] || submit publish '' "aftercorr:$evaluation" "$array" "$publish"
+fi
+
+# ---- the report, when the last of them is through, however it ended
+if [ -n "${evaluation:-}" ]; then
+  submit report '' "afterany:$evaluation" '' "$jobs/report.sbatch"
+elif [ -n "$submitted" ]; then
+  :
+elif [ -n "$provider$waiting" ]; then
+  echo "nothing to submit: what is open is in the queue (squeue --me)"
+else
+  echo "nothing to submit: everything is done ($program run $config --show report)"
+fi

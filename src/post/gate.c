@@ -1,0 +1,49 @@
+/* Is an evaluated model fit to leave? --max-hs and --min-fa against the figures in summary.json, so that a finished evaluation and one that
+ * has just ended are judged alike. */
+#include "post/inside.h"
+#include "breakwater/io.h"
+
+int bw_gate_check(const bw_config *config)
+{
+    if (config->max_hs < 100 && !config->harmful)
+        return bw_fail(BW_USAGE, "--max-hs is a limit on HS, which --harmful FILE gives: it is missing");
+    if (config->min_fa > 0 && !config->task)
+        return bw_fail(BW_USAGE, "--min-fa is a limit on FA, which --task FILE gives: it is missing");
+    return BW_OK;
+}
+
+/* A figure that was not measured, because its file has no rows, does not let a model pass. */
+static int add_miss(bw_text *misses, const char *figure, double value, bool missed, const char *side, const char *option, double limit)
+{
+    const char *separator = misses->length ? ", " : "";
+    if (value < 0)
+        return bw_text_addf(misses, "%s%s was not measured", separator, figure);
+    return missed ? bw_text_addf(misses, "%s%s %.4g is %s %s %.4g", separator, figure, value, side, option, limit) : BW_OK;
+}
+
+static int find_misses(const bw_config *config, const char *path, bw_text *misses)
+{
+    bw_json *summary = NULL;
+    BW_TRY(bw_json_load(&summary, path));
+    double hs = bw_json_number(bw_json_get(summary, "HS"), -1), fa = bw_json_number(bw_json_get(summary, "FA"), -1);
+    bw_json_free(summary);
+    if (config->max_hs < 100)
+        BW_TRY(add_miss(misses, "HS", hs, hs > config->max_hs, "above", "--max-hs", config->max_hs));
+    return config->min_fa > 0 ? add_miss(misses, "FA", fa, fa < config->min_fa, "below", "--min-fa", config->min_fa) : BW_OK;
+}
+
+int bw_gate(const bw_config *config)
+{
+    bw_text path = {0}, misses = {0};
+    int status = BW_OK;
+    if (config->max_hs >= 100 && config->min_fa <= 0)
+        return BW_OK;
+    BW_GO(bw_path(&path, config->output, "summary.json"));
+    BW_GO(find_misses(config, path.data, &misses));
+    if (misses.length)
+        status = bw_fail(BW_UNFIT, "not fit to leave: %s (%s)", misses.data, path.data);
+done:
+    bw_text_free(&path);
+    bw_text_free(&misses);
+    return status;
+}
