@@ -157,27 +157,26 @@ static int has_file(const char *folder, const char *name, bool *there)
     return status;
 }
 
-/* A list of alpha or scale leaves a folder for each. */
+/* A list of alpha or scale leaves a folder for each; only qr takes an alpha. */
 static int merges_finished(const bw_config *config, bool *finished)
 {
+    const bw_numbers none = {.items = {0}, .count = 1}, *alphas = strcmp(config->method, "qr") == 0 ? &config->alpha : &none;
+    bool single = alphas->count == 1 && config->scale.count == 1;
     *finished = true;
-    for (int a = 0; *finished && a < config->alpha.count; ++a)
-        for (int s = 0; *finished && s < config->scale.count; ++s) {
-            char name[96];
-            snprintf(name, sizeof name, "alpha-%g_scale-%g/merge.csv", config->alpha.items[a], config->scale.items[s]);
-            BW_TRY(has_file(config->output, name, finished));
-        }
+    for (int i = 0; *finished && i < alphas->count * config->scale.count; ++i) {
+        char name[96];
+        snprintf(name, sizeof name, "alpha-%g_scale-%g/merge.csv", alphas->items[i / config->scale.count],
+                 config->scale.items[i % config->scale.count]);
+        BW_TRY(has_file(config->output, single ? "merge.csv" : name, finished));
+    }
     return BW_OK;
 }
 
 int bw_report_finished(const bw_stage *stage, bool *finished)
 {
-    const bw_config *config = &stage->config;
-    if (stage->command == BW_TRAIN)
-        return has_file(config->output, "adapter/adapter_model.safetensors", finished);
-    if (stage->command == BW_EVAL)
-        return has_file(config->output, "summary.json", finished);
-    return config->alpha.count * config->scale.count > 1 ? merges_finished(config, finished) : has_file(config->output, "merge.csv", finished);
+    if (stage->command == BW_MERGE)
+        return merges_finished(&stage->config, finished);
+    return has_file(stage->config.output, stage->command == BW_TRAIN ? "adapter/adapter_model.safetensors" : "summary.json", finished);
 }
 
 static void take_time(const bw_pipeline *pipeline, const char *line, size_t length, double *seconds)
