@@ -73,6 +73,7 @@ MinJobAge=3600
 KillWait=5
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
 SchedulerParameters=bf_interval=2,sched_min_interval=0,batch_sched_delay=0
 NodeName=n1 NodeHostname=n1 NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=4 RealMemory=4096
 NodeName=n2 NodeHostname=n2 NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=4 RealMemory=4096
@@ -130,6 +131,16 @@ hurry() {
   [ "$(field "$1" JobState)/$(field "$1" Reason)" = PENDING/BeginTime ] || return 0
   sleep 2
   scontrol update JobId="$1" StartTime=now 2>/dev/null || true
+}
+
+# await_restart JOB TIMES: until it runs for the time that counts from 0 on. Its state in between is too short to be relied on.
+await_restart() {
+  local deadline=$((SECONDS + patience))
+  until [ "$(grep -c ": start $2 " "$work"/*-"$1".out)" -gt 0 ]; do
+    [ $SECONDS -lt $deadline ] && [[ ! $(state "$1") =~ ^($over)$ ]] || fail "job $1 is $(state "$1") where start $2 belongs: $(cat "$work"/*-"$1".out)"
+    hurry "$1"
+    sleep 0.2
+  done
 }
 
 over='COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED'
