@@ -103,13 +103,13 @@ leave() {
 # run_stages WHOSE COMMAND: all that a batch script of a pipeline does. srun can end with 0 although it started no rank, when a node was not ready
 # for a job that has just been requeued; so the stages have the last word.
 run_stages() {
-  local names
+  local names open
   names=$(stages_of "$1" "$2")
   [ -n "$names" ] || { say "nothing to do: no stage of $1 is a $2"; exit 0; }
   run_ranks run "$config" --only "$names" "${options[@]}"
-  if [ "$code" -eq 0 ] && [ -n "$(stages_of "$1" "$2" open)" ]; then
-    say "$launcher reports no failure, but did not finish $(stages_of "$1" "$2" open)"
-    code=75
+  if [ "$code" -eq 0 ]; then
+    open=$(stages_of "$1" "$2" open)
+    [ -z "$open" ] || { say "$launcher reports no failure, but $open is not done"; code=75; }
   fi
   leave "$code"
 }

@@ -39,7 +39,7 @@ start_cluster
 note "the end of the allocation, which only squeue knows, seconds away when the ranks start"
 cat >late.sbatch <<END
 #!/bin/bash
-#SBATCH --job-name=user --output=user-%j.out --open-mode=append --requeue --signal=B:USR1@1
+#SBATCH --job-name=user --output=user-%j.out --open-mode=append --requeue
 ends=\$(date --date="\$(squeue --noheader --jobs=\$SLURM_JOB_ID --format=%e)" +%s)
 if [ "\${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then while [ \$(date +%s) -lt \$((ends - 8)) ]; do sleep 0.2; done; fi
 . "$jobs/batch.sh"
