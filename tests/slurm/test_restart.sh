@@ -2,7 +2,7 @@
 # Interrupted in every way that Slurm knows, and gone on with on other numbers of nodes and ranks: the adapter has the bytes of a quiet run.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-steps=${BW_STEPS:-2400}
+steps=${BW_STEPS:-1600}
 rows 40 >rows.jsonl
 cat >long.yaml <<END
 model: $BW_TEST_DATA/golden/tiny/model
