@@ -12,7 +12,7 @@ typedef struct quantity {
     bool whole;
 } quantity;
 static const quantity quantities[] = {
-    {"cores", "cores of a node", offsetof(bw_machine, cores), 1, 65536, true},
+    {"cores", "cores of a node", offsetof(bw_machine, cores), 1, 4096, true},
     {"gemm_gflops", "GFLOP/s of a core", offsetof(bw_machine, gemm_gflops), 0.1, 1e6, false},
     {"memory_gib", "GiB of a node", offsetof(bw_machine, memory_gib), 0.125, 1e6, false},
     {"memory_gbs", "GB/s of a node", offsetof(bw_machine, memory_gbs), 0.1, 1e6, false},

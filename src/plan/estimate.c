@@ -22,6 +22,16 @@ static const char *largest_loss(const bw_times *times, int64_t micro_batches, in
     return losses[largest].name;
 }
 
+/* The steps among which the fullest micro-batch is looked for: rows that are all alike need one, others the run's, or those of its first hundred
+ * thousand rows. */
+static int64_t steps_looked_at(const bw_job *job, const bw_plan *plan)
+{
+    const int64_t most = 100000 / plan->batch + 1;
+    if (job->config->data.count == 0)
+        return 1;
+    return job->steps < most ? job->steps : most;
+}
+
 int bw_estimate_layout(bw_estimate *estimate, const bw_job *job, const bw_machine *machine, const bw_layout *layout)
 {
     const bw_config *config = job->config;
@@ -30,8 +40,7 @@ int bw_estimate_layout(bw_estimate *estimate, const bw_job *job, const bw_machin
     estimate->micro_batches = config->micro_batches > 0 ? config->micro_batches : bw_plan_default_cut(config->batch, ranks);
     const bw_plan plan = {
         .samples = job->data.count, .batch = config->batch, .micro_batches = estimate->micro_batches, .seed = (uint64_t)config->seed};
-    const int64_t steps = job->steps > 0 ? job->steps : bw_plan_steps_per_epoch(&plan);
-    estimate->most_tokens = bw_plan_max_tokens(&plan, &job->data, 0, steps);
+    estimate->most_tokens = bw_plan_max_tokens(&plan, &job->data, 0, steps_looked_at(job, &plan));
     if (estimate->most_tokens < 0)
         return BW_SYSTEM;
     BW_TRY(bw_memory_plan(&estimate->memory, job, layout, estimate->most_tokens));

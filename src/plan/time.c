@@ -219,19 +219,32 @@ typedef struct stepper {
     const bw_adapter *adapter;
     bw_plan plan;
     int64_t *samples;
-    int32_t *group;
-    bw_batch batch;  /* only T, answers and offsets are filled */
-    double *seconds; /* of each micro-batch */
+    int32_t *group;         /* of each sample of the step */
+    int64_t *order, *first; /* samples by group: those of group g are order[first[g]] .. order[first[g + 1] - 1] */
+    bw_batch batch;         /* only T, answers and offsets are filled */
+    double *seconds;        /* of each micro-batch */
 } stepper;
 
-static void fill_lengths(stepper *s, int64_t count, int32_t which)
+static void sort_by_group(stepper *s, int64_t count)
+{
+    const int64_t groups = s->plan.micro_batches;
+    memset(s->first, 0, sizeof *s->first * (size_t)(groups + 1));
+    for (int64_t i = 0; i < count; i++)
+        s->first[s->group[i] + 1]++;
+    for (int64_t g = 0; g < groups; g++)
+        s->first[g + 1] += s->first[g];
+    for (int64_t i = count - 1; i >= 0; i--) /* fills each group from its end, which then is its beginning */
+        s->order[--s->first[s->group[i] + 1]] = s->samples[i];
+    memmove(s->first, s->first + 1, sizeof *s->first * (size_t)groups);
+    s->first[groups] = count;
+}
+
+static void fill_lengths(stepper *s, int64_t which)
 {
     s->batch.T = s->batch.answers = 0;
     s->batch.n_seq = 0;
-    for (int64_t i = 0; i < count; i++) {
-        if (s->group[i] != which)
-            continue;
-        const bw_sample *sample = &s->job->data.samples[s->samples[i]];
+    for (int64_t i = s->first[which]; i < s->first[which + 1]; i++) {
+        const bw_sample *sample = &s->job->data.samples[s->order[i]];
         s->batch.T += sample->length;
         s->batch.answers += sample->length - (sample->prompt_length > 0 ? sample->prompt_length : 1);
         s->batch.offsets[++s->batch.n_seq] = (int32_t)s->batch.T;
@@ -264,8 +277,9 @@ static int add_step(stepper *s, int64_t step, bw_times *times)
     if (count < 0)
         return BW_SYSTEM;
     BW_TRY(bw_plan_cut(&s->plan, &s->job->data, s->samples, count, s->group));
-    for (int32_t which = 0; which < s->plan.micro_batches; which++) {
-        fill_lengths(s, count, which);
+    sort_by_group(s, count);
+    for (int64_t which = 0; which < s->plan.micro_batches; which++) {
+        fill_lengths(s, which);
         s->seconds[which] = bw_compute_seconds(s->machine, s->layout->threads, s->job->spec, s->adapter, &s->batch, s->job->config);
         if (s->batch.T > 0)
             s->seconds[which] += adding_seconds(s->machine, &s->layout->grid, s->adapter);
@@ -291,6 +305,8 @@ static int stepper_create(stepper *s, int64_t micro_batches)
     s->plan = (bw_plan){.samples = s->job->data.count, .batch = config->batch, .micro_batches = micro_batches, .seed = (uint64_t)config->seed};
     BW_TRY(BW_NEW(s->samples, config->batch, "plan"));
     BW_TRY(BW_NEW(s->group, config->batch, "plan"));
+    BW_TRY(BW_NEW(s->order, config->batch, "plan"));
+    BW_TRY(BW_NEW(s->first, micro_batches + 1, "plan"));
     BW_TRY(BW_NEW(s->seconds, micro_batches, "plan"));
     return BW_NEW(s->batch.offsets, config->batch + 1, "plan");
 }
@@ -320,10 +336,9 @@ int bw_times_plan(bw_times *times, const bw_job *job, const bw_machine *machine,
         BW_GO(add_step(&s, step, times));
     take_means(times, steps);
 done:
-    bw_free(s.samples);
-    bw_free(s.group);
-    bw_free(s.seconds);
-    bw_free(s.batch.offsets);
+    void *owned[] = {s.samples, s.group, s.order, s.first, s.seconds, s.batch.offsets};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        bw_free(owned[i]);
     bw_adapter_free(&adapter);
     return status;
 }

@@ -43,7 +43,7 @@ static void slips_are_named_with_their_line(void **state)
     refused("cores: 64\ncores: 64\n", ":2: cores: given twice");
     refused("cores: many\n", ":1: cores: 'many' is not a whole number of cores of a node");
     refused("cores: 2.5\n", "'2.5' is not a whole number");
-    refused("cores: 0\n", "from 1 to 65536");
+    refused("cores: 0\n", "from 1 to 4096");
     refused("memory_gib: nan\n", "'nan' is not a number");
     refused("memory_gib: 1e400\n", "'1e400' is not a number");
     refused("memory_gib: 512 GiB\n", "'512 GiB' is not a number");
