@@ -42,8 +42,10 @@ static int take(bw_lock *lock)
         return bw_fail(BW_CANTCREATE, "%s: cannot be opened for writing: %s", lock->path.data, strerror(errno));
     if (fcntl(lock->descriptor, F_SETLK, &whole) == 0)
         return BW_OK;
-    if (errno == EACCES || errno == EAGAIN)
+    if (errno == EACCES || errno == EAGAIN) {
+        lock->made = false; /* whoever made it, it is the holder's now, with the file that carries the holder's lock */
         return in_use(lock);
+    }
     bw_warn("%s: this file system has no locks (%s): see to it that no second job writes to this folder", lock->folder.data, strerror(errno));
     return BW_OK;
 }
@@ -120,6 +122,7 @@ int bw_folder_lock(bw_lock *lock, const char *folder)
             return BW_OK;
         }
     }
+    lock->made = false;
     status = bw_fail(BW_CANTCREATE, "%s: is made and removed by other jobs all the time; name another --output", folder);
 done:
     bw_folder_unlock(lock);
