@@ -80,7 +80,7 @@ run_ranks() {
     code=0
     wait "$ranks" || code=$?
   done
-  trap - USR1
+  trap : USR1 # nobody is left to be told, and the default would end this script before the job is back in the queue
 }
 
 # ---- what becomes of the job ------------------------------------------------------------------------------------------

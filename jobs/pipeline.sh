@@ -14,7 +14,11 @@ while [ $# -gt 0 ]; do
     --dry-run) dry_run=yes ;;
     --publish) publish=${2:?--publish needs a batch script}; shift ;;
     -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    --*) options+=("$1" "${2:?$1 needs a value}"); shift ;;
+    --*=*) options+=("$1") ;;
+    --*) # its value, unless it is a flag
+      options+=("$1")
+      case ${2:---} in --*) ;; *) options+=("$2"); shift ;; esac
+      ;;
     *) [ -z "$config" ] || { echo "pipeline.sh: one CONFIG.yaml, not '$config' and '$1'" >&2; exit 64; }; config=$1 ;;
   esac
   shift
