@@ -44,7 +44,7 @@ typedef enum bw_need {
     BW_NEED_PROGRAM,
     BW_NEEDS
 } bw_need;
-const char *bw_need_name(bw_need need); /* the purpose under which the run counts it (bw_mem_print) */
+const char *bw_need_name(bw_need need); /* the purpose under which the run counts it (report.txt) */
 bool bw_need_is_shared(bw_need need);   /* once a node, not once a rank */
 typedef struct bw_memory {
     int64_t rank[BW_NEEDS]; /* bytes of the fullest rank; of what is shared, the node's */

@@ -120,8 +120,9 @@ static int print_sbatch(const bw_estimate *e, const bw_job *job, bw_text *out)
                         gib));
     if (job->steps > 0)
         BW_TRY(bw_text_addf(out, " --time=%d", minutes_of(e, job)));
-    BW_TRY(
-        bw_text_addf(out, " --wrap 'srun --mpi=pmix breakwater train --stage %s --model %s", config->stage ? config->stage : "user", config->model));
+    /* srun does not take the cores of a rank over from sbatch. */
+    BW_TRY(bw_text_addf(out, " --wrap 'srun --mpi=pmix --cpus-per-task=%d breakwater train --stage %s --model %s", e->layout.threads,
+                        config->stage ? config->stage : "user", config->model));
     for (int i = 0; i < config->data.count; i++)
         BW_TRY(bw_text_addf(out, " --data %s", config->data.items[i]));
     BW_TRY(bw_text_addf(
