@@ -52,12 +52,11 @@ void bw_error_clear(void);
             return bw_fail(BW_BUG, "%s:%d: assertion failed: %s", __FILE__, __LINE__, #condition);                                                   \
     } while (0)
 
-/* Log lines. Rank 0 speaks for all; the other ranks are silent unless bw_warn_here() is used. */
+/* Log lines. Rank 0 speaks for all; the other ranks are silent. */
 void bw_log_rank(int rank);                                                  /* call once, after MPI is up */
 void bw_log_quiet(bool no_progress);                                         /* --quiet */
 void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stdout */
 void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stderr, "breakwater: warning: ..." */
-void bw_warn_here(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A line that says how far things are. On a terminal it replaces itself, once a second; elsewhere, which is under every launcher (they give ranks
  * a terminal whose other end may be a file), it is a line of its own, every 10 s. The newest line that was held back comes before what
  * bw_info() or bw_warn() says next, so the last one is never lost. */
@@ -72,7 +71,6 @@ void bw_mem_note(const char *purpose, int64_t bytes); /* count memory that came 
 int64_t bw_mem_now(void);
 int64_t bw_mem_peak(void);     /* of what is counted; bytes */
 int64_t bw_mem_peak_rss(void); /* of the process, from the kernel; bytes */
-void bw_mem_print(FILE *out);  /* a row per purpose: bytes now, peak */
 /* One purpose's name and peak, in the order in which they came up; false past the last. */
 enum { BW_MEM_NAME = 40 };
 bool bw_mem_purpose(int index, char name[BW_MEM_NAME], int64_t *peak);

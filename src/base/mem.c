@@ -105,16 +105,6 @@ int64_t bw_mem_peak_rss(void)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0; /* Linux counts in KiB */
 }
 
-void bw_mem_print(FILE *out)
-{
-    pthread_mutex_lock(&lock);
-    fprintf(out, "%-*s %16s %16s\n", NAME_BYTES, "memory", "bytes now", "bytes at peak");
-    for (int i = 0; i < purposes; i++)
-        fprintf(out, "%-*s %16lld %16lld\n", NAME_BYTES, sums[i].name, (long long)sums[i].now, (long long)sums[i].peak);
-    fprintf(out, "%-*s %16lld %16lld\n", NAME_BYTES, "all", (long long)total_now, (long long)total_peak);
-    pthread_mutex_unlock(&lock);
-}
-
 bool bw_mem_purpose(int index, char name[BW_MEM_NAME], int64_t *peak)
 {
     pthread_mutex_lock(&lock);

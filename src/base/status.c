@@ -117,29 +117,16 @@ void bw_info(const char *format, ...)
     fflush(stdout);
 }
 
-static void warn_line(const char *format, va_list arguments)
-{
-    char line[MESSAGE_BYTES];
-    vsnprintf(line, sizeof line, format, arguments);
-    make_printable(line);
-    end_progress();
-    fprintf(stderr, "breakwater: warning: %s\n", line);
-}
-
 void bw_warn(const char *format, ...)
 {
+    char line[MESSAGE_BYTES];
     if (log_rank != 0)
         return;
     va_list arguments;
     va_start(arguments, format);
-    warn_line(format, arguments);
+    vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
-}
-
-void bw_warn_here(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    warn_line(format, arguments);
-    va_end(arguments);
+    make_printable(line);
+    end_progress();
+    fprintf(stderr, "breakwater: warning: %s\n", line);
 }

@@ -1,9 +1,7 @@
-/* pieces.h - what matrix.c lends to gather.c: number types of pieces, and blocks turned into dense rows. */
+/* pieces.h - what matrix.c lends to gather.c: blocks of pieces, and their way into dense rows. */
 #ifndef BREAKWATER_PAR_PIECES_H
 #define BREAKWATER_PAR_PIECES_H
 #include "breakwater/par.h"
-
-size_t bw_piece_bytes(bw_piece_type type); /* of one entry */
 
 /* out[r*ld + c] = block[r + c*block_ld] as fp32. */
 void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols);

@@ -30,6 +30,6 @@ typedef struct bw_trainer {
 
 /* Steps until the last one (BW_OK) or a request to stop (BW_STOPPED, after a checkpoint). Collective on world. */
 int bw_trainer_run(bw_trainer *trainer);
-/* report.txt: a row per event, time of the slowest and fastest rank. Collective on world. */
+/* report.txt: a row per event, time of the slowest and fastest rank; a row per purpose of memory, its peak. Collective on world. */
 int bw_trainer_report(const bw_trainer *trainer);
 #endif

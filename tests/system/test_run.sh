@@ -23,7 +23,6 @@ note "two jobs on one folder"
 begin 2 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --output busy
 wait_for_step busy 3
 first=$job
-cp "$work/out" first-out
 for command in train merge eval; do
   case $command in
     train) second=("${train[@]}" --steps 1000000) ;;
