@@ -155,6 +155,12 @@ typedef struct bw_event_sum {
     double seconds, flops, bytes;
 } bw_event_sum;
 void bw_event_add(bw_event event, double seconds, double flops, double bytes);
+/* An event that others happen inside of: their time is theirs alone, so that the times of all events add up to no more than the run's. */
+typedef struct bw_span {
+    double start, recorded;
+} bw_span;
+bw_span bw_span_begin(void);
+void bw_span_end(const bw_span *span, bw_event event, double flops, double bytes);
 const bw_event_sum *bw_event_get(bw_event event);
 const char *bw_event_name(bw_event event);
 
@@ -169,7 +175,7 @@ void bw_rng(const bw_key *key, uint32_t position, uint32_t out[4]); /* four valu
 float bw_rng_uniform(uint32_t bits);                                /* [0, 1), 24 bits */
 
 /* ---- configuration: one table serves YAML, --option, --help, the echo, the checkpoint and the man page ---------- */
-typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_INSPECT = 16, BW_VERIFY = 32, BW_PLAN = 64 } bw_command;
+typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_INSPECT = 16, BW_VERIFY = 32, BW_PLAN = 64, BW_BENCH = 128 } bw_command;
 enum { BW_MAX_LIST = 64 };
 typedef struct bw_list { /* of strings */
     char *items[BW_MAX_LIST];
@@ -225,10 +231,13 @@ typedef struct bw_config {
     int64_t max_new, limit, eval_batch;
     bool perplexity;
     double max_hs, min_fa; /* percent; 100 and 0: no gate */
-    /* plan */
+    /* plan; csv: bench, too */
     char *machine, *csv;
     bw_numbers ranks;
     int64_t row_tokens, answer_tokens; /* 0: max_length; half of a row */
+    /* bench */
+    char *parts; /* "gemm,layers,..." */
+    int64_t repetitions;
     /* run, inspect, verify */
     char *input;
     char *only; /* stages of a pipeline, separated by commas; NULL: all */

@@ -10,6 +10,7 @@ static const char *const names[BW_EVENTS] = {
 };
 
 static bw_event_sum sums[BW_EVENTS];
+static double recorded; /* seconds of all events so far */
 
 double bw_now(void)
 {
@@ -35,8 +36,19 @@ void bw_event_add(bw_event event, double seconds, double flops, double bytes)
     bw_event_sum *sum = &sums[event];
     sum->count++;
     sum->seconds += seconds;
+    recorded += seconds;
     sum->flops += flops;
     sum->bytes += bytes;
+}
+
+bw_span bw_span_begin(void)
+{
+    return (bw_span){bw_now(), recorded};
+}
+
+void bw_span_end(const bw_span *span, bw_event event, double flops, double bytes)
+{
+    bw_event_add(event, bw_now() - span->start - (recorded - span->recorded), flops, bytes);
 }
 
 const bw_event_sum *bw_event_get(bw_event event)

@@ -157,11 +157,23 @@ static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_lay
     bw_block_output_forward(&t->block, &rows, weights, layer, t->x[layer], saved, t->x[layer + 1]);
 }
 
+/* Of the forward pass; the backward pass has five products where this has two. */
+static double attention_flops(const bw_spec *spec, const bw_batch *batch)
+{
+    double pairs = 0;
+    for (int s = 0; s < batch->n_seq; s++) {
+        double length = batch->offsets[s + 1] - batch->offsets[s];
+        pairs += length * (length + 1) / 2;
+    }
+    return 4.0 * pairs * spec->n_head * spec->head_dim * spec->n_layer;
+}
+
 static int forward(bw_transformer *t, const bw_batch *batch)
 {
     BW_ASSERT(batch->T <= t->max_tokens && batch->answers <= t->max_answers);
     int last = t->spec->n_layer - 1;
-    double start = bw_now(), flops = bw_gemm_flops();
+    bw_span span = bw_span_begin();
+    double flops = bw_gemm_flops();
     bw_embed(t->x[0], bw_store_embedding(t->store), batch->tokens, batch->T, t->spec->d_model, (float)t->spec->embed_scale);
     for (int layer = 0; layer <= last; layer++) {
         bw_layer weights;
@@ -170,7 +182,7 @@ static int forward(bw_transformer *t, const bw_batch *batch)
         layer_forward(t, batch, &weights, layer);
         BW_TRY(bw_store_release(t->store, layer));
     }
-    bw_event_add(BW_EVENT_FORWARD, bw_now() - start, bw_gemm_flops() - flops, 0);
+    bw_span_end(&span, BW_EVENT_FORWARD, bw_gemm_flops() - flops + attention_flops(t->spec, batch), 0);
     return BW_OK;
 }
 
@@ -216,7 +228,8 @@ static double loss(bw_transformer *t, const bw_batch *batch, float scale, bool g
 
 static int backward(bw_transformer *t, const bw_batch *batch, const bw_pass *pass)
 {
-    double start = bw_now(), flops = bw_gemm_flops();
+    bw_span span = bw_span_begin();
+    double flops = bw_gemm_flops();
     bw_rows_of rows = rows_of(batch);
     for (int layer = t->spec->n_layer - 1; layer >= t->lowest; layer--) {
         bw_layer weights;
@@ -228,7 +241,8 @@ static int backward(bw_transformer *t, const bw_batch *batch, const bw_pass *pas
         if (pass->done)
             BW_TRY(pass->done(pass->context, layer));
     }
-    bw_event_add(BW_EVENT_BACKWARD, bw_now() - start, bw_gemm_flops() - flops, 0);
+    double share = (double)(t->spec->n_layer - t->lowest) / t->spec->n_layer * (t->recompute ? 3.5 : 2.5);
+    bw_span_end(&span, BW_EVENT_BACKWARD, bw_gemm_flops() - flops + share * attention_flops(t->spec, batch), 0);
     return BW_OK;
 }
 
@@ -281,19 +295,15 @@ static double adapter_flops_per_token(const bw_spec *spec, const bw_adapter *ada
 
 bw_work bw_transformer_work(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward)
 {
-    double weights = 0, pairs = 0;
+    double weights = 0;
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
         weights += (double)out * (double)in * spec->n_layer;
     }
-    for (int s = 0; s < batch->n_seq; s++) {
-        double length = batch->offsets[s + 1] - batch->offsets[s];
-        pairs += length * (length + 1) / 2;
-    }
     const double T = (double)batch->T;
     bw_work work = {.weights = 2 * weights * T,
-                    .attention = 4.0 * pairs * spec->n_head * spec->head_dim * spec->n_layer,
+                    .attention = attention_flops(spec, batch),
                     .head = 2.0 * (double)batch->answers * (double)spec->d_model * (double)spec->vocab,
                     .lora = adapter_flops_per_token(spec, adapter) * T};
     if (backward) {

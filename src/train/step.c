@@ -21,10 +21,23 @@ typedef struct collecting {
     bool adds, launches;
 } collecting;
 
+/* What a rank hands to the sum of a layer's gradients. */
+static double bucket_bytes(const bw_trainer *t, int layer)
+{
+    double bytes = 0;
+    for (int target = 0; t->grid->size > 1 && target < BW_TARGETS; target++) {
+        int tensor = bw_lora_tensor(t->lora, layer, (bw_target)target);
+        for (int i = tensor; tensor >= 0 && i < tensor + 2; i++)
+            bytes += (double)(t->factors[i]->layout.m * t->factors[i]->layout.n) * sizeof(int64_t);
+    }
+    return bytes;
+}
+
 static int layer_done(void *context, int layer)
 {
     collecting *c = context;
     bw_trainer *t = c->trainer;
+    double start = bw_now(), bytes = 0;
     for (int target = 0; c->adds && target < BW_TARGETS; target++) {
         const bw_lora_view *view = bw_lora_at(t->lora, layer, (bw_target)target);
         int tensor = bw_lora_tensor(t->lora, layer, (bw_target)target);
@@ -33,7 +46,12 @@ static int layer_done(void *context, int layer)
         bw_reduce_add(t->reduce, tensor, view->dA);
         bw_reduce_add(t->reduce, tensor + 1, view->dB);
     }
-    return c->launches && t->bucket_of[layer] >= 0 ? bw_reduce_launch(t->reduce, t->bucket_of[layer]) : BW_OK;
+    if (c->launches && t->bucket_of[layer] >= 0) {
+        BW_TRY(bw_reduce_launch(t->reduce, t->bucket_of[layer]));
+        bytes = bucket_bytes(t, layer);
+    }
+    bw_event_add(BW_EVENT_REDUCE, bw_now() - start, 0, bytes);
+    return BW_OK;
 }
 
 /* Names the rows, so that the person at the other end can look at them. */
@@ -80,7 +98,9 @@ static int run_micro_batches(bw_trainer *t, int64_t count, int64_t answers, step
         sum->loss += llrint(loss / LOSS_UNIT);
         sum->tokens += t->batch.T;
     }
+    double start = bw_now();
     BW_TRY(bw_reduce_finish(t->reduce));
+    bw_event_add(BW_EVENT_REDUCE, bw_now() - start, 0, 0);
     return status;
 }
 
@@ -156,15 +176,17 @@ static int summed_gradient(bw_trainer *t, step_sum *sum)
 static int one_step(bw_trainer *t, double lr, step_sum *sum)
 {
     BW_TRY(summed_gradient(t, sum));
-    double start = bw_now();
+    bw_span span = bw_span_begin();
     bw_reduce_exponents(t->reduce, t->state.exponents, false);
     sum->norm = bw_reduce_norm(t->reduce);
     BW_TRY(bw_agree(t->grid, update(t, lr, sum->norm)));
     bw_reduce_advance(t->reduce);
     bw_reduce_exponents(t->reduce, t->state.exponents, false);
     t->state.step++;
+    bw_span_end(&span, BW_EVENT_UPDATE, 0, 0);
+    double start = bw_now();
     BW_TRY(bw_lora_refresh(t->lora));
-    bw_event_add(BW_EVENT_UPDATE, bw_now() - start, 0, 0);
+    bw_event_add(BW_EVENT_GATHER, bw_now() - start, 0, (double)bw_adapter_parameters(t->adapter) * sizeof(float));
     int64_t values[2] = {sum->loss, sum->tokens};
     BW_TRY(bw_sum_ints(t->grid, values, 2));
     sum->loss = values[0];
@@ -254,50 +276,4 @@ int bw_trainer_run(bw_trainer *t)
         bw_info("%s: %" PRId64 " steps, %.0f tokens in %.1f s: %.0f tokens/s", t->config->stage, t->state.step - first, tokens, seconds,
                 tokens / seconds);
     return BW_OK;
-}
-
-/* ---- report --------------------------------------------------------------------------------------------------------------- */
-
-enum { MOST_PURPOSES = 96 };
-
-/* Rank 0 has every purpose: it counts what its node shares. Largest of all ranks, and the sum of all. Collective on world. */
-static int add_memory(const bw_trainer *t, bw_text *out)
-{
-    char names[MOST_PURPOSES][BW_MEM_NAME] = {{0}};
-    int64_t largest[MOST_PURPOSES] = {0}, all[MOST_PURPOSES] = {0}, unused;
-    int count = 0;
-    while (count < MOST_PURPOSES && bw_mem_purpose(count, names[count], &unused))
-        count++;
-    BW_TRY(bw_broadcast(t->grid, names, sizeof names));
-    for (int i = 0; i < MOST_PURPOSES; i++)
-        largest[i] = all[i] = *names[i] ? bw_mem_purpose_peak(names[i]) : 0;
-    BW_TRY(bw_max_ints(t->grid, largest, MOST_PURPOSES));
-    BW_TRY(bw_sum_ints(t->grid, all, MOST_PURPOSES));
-    int status = bw_text_addf(out, "%-40s %16s %16s\n", "memory, bytes at peak", "fullest rank", "all ranks");
-    for (int i = 0; status == BW_OK && i < count; i++)
-        status = bw_text_addf(out, "%-40s %16" PRId64 " %16" PRId64 "\n", names[i], largest[i], all[i]);
-    return bw_agree(t->grid, status);
-}
-
-int bw_trainer_report(const bw_trainer *t)
-{
-    bw_text out = {0};
-    int status = bw_text_addf(&out, "%-12s %10s %12s %12s %10s\n", "event", "count", "slowest, s", "fastest, s", "GFLOP/s");
-    for (int event = 0; event < BW_EVENTS; event++) {
-        const bw_event_sum *sum = bw_event_get((bw_event)event);
-        double fastest, slowest;
-        int exchanged = bw_min_max(t->grid, sum->seconds, &fastest, &slowest);
-        status = status == BW_OK ? exchanged : status;
-        if (status == BW_OK && slowest > 0)
-            status = bw_text_addf(&out, "%-12s %10" PRId64 " %12.3f %12.3f %10.1f\n", bw_event_name((bw_event)event), sum->count, slowest, fastest,
-                                  sum->seconds > 0 ? sum->flops / sum->seconds / 1e9 : 0);
-    }
-    int memory = add_memory(t, &out); /* collective: whatever has failed here so far */
-    status = status == BW_OK ? memory : status;
-    if (status == BW_OK)
-        status = bw_text_addf(&out, "memory of rank 0: %.0f MiB at its peak\n", (double)bw_mem_peak_rss() / 1048576);
-    if (status == BW_OK && t->grid->rank == 0)
-        status = bw_file_write(t->output.report.data, out.data, out.length, 0644);
-    bw_text_free(&out);
-    return bw_agree(t->grid, status);
 }

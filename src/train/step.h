@@ -26,10 +26,14 @@ typedef struct bw_trainer {
     bw_output output;
     unsigned mode; /* of checkpoints: 0600 for a BufferLoRA */
     bool resumed;
+    double opened;                  /* when this stage began */
+    bw_event_sum before[BW_EVENTS]; /* what earlier stages of a pipeline had spent by then */
 } bw_trainer;
 
 /* Steps until the last one (BW_OK) or a request to stop (BW_STOPPED, after a checkpoint). Collective on world. */
 int bw_trainer_run(bw_trainer *trainer);
-/* report.txt: a row per event, time of the slowest and fastest rank; a row per purpose of memory, its peak. Collective on world. */
+void bw_trainer_report_begin(bw_trainer *trainer); /* what was spent before this stage is not its own. Local */
+/* Where the time of this stage went, a row per event: printed, and in report.txt, there with the peak of each purpose of memory. Collective on
+ * world. */
 int bw_trainer_report(const bw_trainer *trainer);
 #endif

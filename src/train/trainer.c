@@ -184,9 +184,9 @@ static int open_engine(bw_trainer *t)
     const bw_config *config = t->config;
     const bw_adapter *folded[] = {t->buffer};
     const double factors[] = {1};
-    double start = bw_now();
+    bw_span span = bw_span_begin();
     BW_TRY(bw_store_open(&t->store, t->grid, t->source, config, folded, factors, t->buffer ? 1 : 0));
-    bw_event_add(BW_EVENT_LOAD, bw_now() - start, 0, 0);
+    bw_span_end(&span, BW_EVENT_LOAD, 0, 0);
     BW_TRY(bw_lora_create(&t->lora, t->grid, t->adapter));
     BW_TRY(create_reduce(t));
     /* A plan read from the checkpoint cuts the batches, so activations are sized only now. */
@@ -343,6 +343,7 @@ int bw_train(const bw_grid *grid, const bw_config *config)
 {
     bw_trainer t = {.grid = grid, .config = config};
     bool finished;
+    bw_trainer_report_begin(&t);
     int status = prepare(&t, &finished);
     if (status == BW_OK && finished)
         bw_info("stage %s is done: %s", config->stage, t.output.adapter.data);
@@ -351,8 +352,10 @@ int bw_train(const bw_grid *grid, const bw_config *config)
         status = bw_trainer_run(&t);
         if (status == BW_OK)
             status = save_adapter(&t);
-        if (status == BW_OK)
-            status = bw_trainer_report(&t);
+        if (status == BW_OK || status == BW_STOPPED) {
+            int reported = bw_trainer_report(&t);
+            status = reported == BW_OK ? status : reported;
+        }
         if (status == BW_OK)
             bw_info("stage %s: adapter in %s", config->stage, t.output.adapter.data);
     }
