@@ -47,6 +47,14 @@ const bw_command_row bw_commands[] = {
      .example = "breakwater inspect user/adapter"},
     {"verify", BW_VERIFY, "Files", bw_cmd_verify, NULL, false, "PATH", "Read all of it: structure, shapes, and whether every number is finite.",
      .example = "breakwater verify merged/adapter"},
+    {"bench", BW_BENCH, "This machine", bw_cmd_bench, NULL, true, "[--model PATH] [--parts LIST] [--csv FILE] [--option value ...]",
+     "Measure the parts, each beside what limits it on this machine, and check their results.",
+     .about = "A row for each problem: time in milliseconds as the median over the repetitions, its minimum, median and maximum over the ranks; the "
+              "rate of the slowest rank, and what share that is of a limit measured in the same run: multiply-adds in registers for products and "
+              "attention, memcpy for what memory bounds, the rate of its own matrix products for a step and for decoding, MPI's sum of floats, "
+              "ScaLAPACK's product and MPI-IO for sums, merge and checkpoints. Every result is compared with a plain computation in double "
+              "precision; one that is wrong is marked, and the exit code is 70. Without --model it needs no file.",
+     .example = "mpirun -n 2 breakwater bench --threads 1 --parts gemm,step --csv bench.csv"},
 };
 enum { COMMANDS = sizeof bw_commands / sizeof *bw_commands };
 const int bw_command_count = COMMANDS;

@@ -35,6 +35,9 @@ int bw_source_open(bw_source **out, const char *path);
 /* The same for a plan, where a config.json will do: its path, or a folder without weights. Such a source has a spec and dtypes (torch_dtype of the
  * configuration) and nothing to read; weights that are there are opened and checked. Local. */
 int bw_source_outline(bw_source **out, const char *path);
+/* A model of these sizes with random weights (bf16; norms are one), for measurements: there is no file, so bw_source_path is "" and
+ * bw_source_write_config must not be called. Local. */
+int bw_source_random(bw_source **out, const bw_spec *spec, uint64_t seed);
 void bw_source_close(bw_source *source);
 const bw_spec *bw_source_spec(const bw_source *source);
 const char *bw_source_path(const bw_source *source);

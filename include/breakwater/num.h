@@ -16,6 +16,8 @@ const char *bw_gemm_describe(void); /* e.g. "BLIS 0.9.0, kernels skx, 2 threads"
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
              float beta, float *c, int64_t ldc);
 double bw_gemm_flops(void); /* of all calls so far */
+/* Multiply-adds in registers on every thread, as fast as this CPU does them; returns how many flops that was. *result: 24 per thread. */
+double bw_fma_burst(int64_t rounds, float *result);
 
 /* W[rows, cols] (leading dimension ld) += s * B[rows, r] * A[r, cols]: each entry sums over r in order, so that any cut
  * of W into blocks gives the same bits. Used to fold a BufferLoRA into a gathered layer. */

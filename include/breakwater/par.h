@@ -166,4 +166,9 @@ double bw_pnorm(const bw_grid *grid, const bw_matrix *a); /* Frobenius; NaN wher
 int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values);
 const char *bw_scalapack_version(void);
 const char *bw_blas_loaded(void); /* path of the library that dgemm_ really came from */
+
+/* ---- plain: what MPI does by itself, the limits that the benchmark compares with. Collective on world ------------------- */
+int bw_plain_sum(const bw_grid *grid, float *values, int64_t count); /* in place */
+/* `bytes` of `mine` from every rank of replica 0, one share after another, to a file that is synced; the file stays. */
+int bw_plain_write(const bw_grid *grid, const char *path, const void *mine, int64_t bytes);
 #endif

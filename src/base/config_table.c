@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGES = BW_TRAIN | BW_MERGE | BW_EVAL, ANY = STAGES | BW_RUN | BW_INSPECT | BW_VERIFY | BW_PLAN };
+enum { STAGES = BW_TRAIN | BW_MERGE | BW_EVAL, ANY = STAGES | BW_RUN | BW_INSPECT | BW_VERIFY | BW_PLAN | BW_BENCH };
 
 /* "auto", or two numbers with an x between them. */
 static bool is_grid(const char *text)
@@ -19,15 +19,14 @@ static bool is_grid(const char *text)
     return columns >= 1 && columns <= 1000000 && *end == 0;
 }
 
-/* Names from a fixed set, separated by commas, none twice. */
-static bool is_targets(const char *text)
+/* Names from a fixed set of at most 32, separated by commas, none twice. */
+static bool is_list_of(const char *const *names, unsigned count, const char *text)
 {
-    static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
     unsigned seen = 0;
     for (const char *at = text;; at++) {
         size_t length = strcspn(at, ",");
         unsigned found = 0;
-        for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        for (unsigned i = 0; i < count; i++)
             if (strlen(names[i]) == length && !strncmp(at, names[i], length))
                 found = 1u << i;
         if (!found || (seen & found))
@@ -37,6 +36,18 @@ static bool is_targets(const char *text)
         if (!*at)
             return true;
     }
+}
+
+static bool is_targets(const char *text)
+{
+    static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
+    return is_list_of(names, sizeof names / sizeof *names, text);
+}
+
+static bool is_parts(const char *text)
+{
+    static const char *const names[] = {"gemm", "layers", "attention", "step", "decode", "gather", "allreduce", "merge", "checkpoint"};
+    return is_list_of(names, sizeof names / sizeof *names, text);
 }
 
 #define AT(field)                             .offset = offsetof(bw_config, field)
@@ -55,6 +66,7 @@ static bool is_targets(const char *text)
 #define RESTART    "Checkpoints and restart"
 #define MERGING    "Merge"
 #define EVALUATION "Evaluation"
+#define MEASURING  "Benchmark"
 #define GENERAL    "General"
 
 /* clang-format off */
@@ -63,11 +75,11 @@ const bw_option bw_options[] = {
      .group = FILES, .argument = "PATH", .help = "what to work on; the word that is not an option"},
     {"config", STAGES, 0, PATH(config_file),
      .group = FILES, .argument = "FILE", .help = "YAML file of options (name: value), read first; options on the command line win"},
-    {"model", STAGES | BW_RUN | BW_PLAN, STAGES | BW_PLAN, PATH(model),
-     .group = FILES, .argument = "PATH", .help = "base model: a Hugging Face folder or a GGUF file; for plan a config.json will do"},
+    {"model", STAGES | BW_RUN | BW_PLAN | BW_BENCH, STAGES | BW_PLAN, PATH(model),
+     .group = FILES, .argument = "PATH", .help = "base model: a Hugging Face folder or a GGUF file; for plan a config.json will do; bench without one: SmolLM2-135M's shapes, random weights"},
     {"machine", BW_PLAN, BW_PLAN, PATH(machine),
      .group = FILES, .argument = "FILE", .help = "YAML file that says what the nodes can do (benchmarks/machines/ has examples)"},
-    {"csv", BW_PLAN, 0, PATH(csv),
+    {"csv", BW_PLAN | BW_BENCH, 0, PATH(csv),
      .group = FILES, .argument = "FILE", .help = "also write every number to this file"},
     {"data", BW_TRAIN | BW_PLAN, BW_TRAIN, PATHS(data),
      .group = FILES, .argument = "FILE", .help = "training rows, JSON or JSONL; repeat it for more files (YAML: a list)"},
@@ -85,8 +97,8 @@ const bw_option bw_options[] = {
      .group = FILES, .argument = "FILE", .help = "held-out requests that a safe model refuses: gives HS and HS+"},
     {"task", BW_EVAL, 0, PATH(task),
      .group = FILES, .argument = "FILE", .help = "held-out rows of the task: gives FA, and the perplexity on request"},
-    {"output", STAGES | BW_RUN, STAGES | BW_RUN, PATH(output),
-     .group = FILES, .argument = "DIR", .help = "output folder; for run: each stage writes to DIR/<stage name>"},
+    {"output", STAGES | BW_RUN | BW_BENCH, STAGES | BW_RUN, PATH(output),
+     .group = FILES, .argument = "DIR", .help = "output folder; for run: each stage writes to DIR/<stage name>; for bench: where a checkpoint is tried"},
 
     {"only", BW_RUN, 0, TEXT(only, NULL),
      .group = FILES, .argument = "LIST", .help = "run these stages, separated by commas, and leave the report to the run of all"},
@@ -99,7 +111,7 @@ const bw_option bw_options[] = {
      .group = METHOD, .argument = "X", .help = "passes over the data"},
     {"steps", BW_TRAIN | BW_PLAN, 0, INT(steps, "0", 0, 1e9),
      .group = METHOD, .argument = "N", .help = "optimizer steps; 0: as many as the epochs need"},
-    {"batch", BW_TRAIN | BW_PLAN, 0, INT(batch, "8", 1, 65536),
+    {"batch", BW_TRAIN | BW_PLAN | BW_BENCH, 0, INT(batch, "8", 1, 65536),
      .group = METHOD, .argument = "N", .help = "samples of one optimizer step, over all ranks"},
     {"micro-batches", BW_TRAIN | BW_PLAN, 0, INT(micro_batches, "0", 0, 65536),
      .group = METHOD, .argument = "N", .help = "pieces that a step is cut into and ranks take whole; 0: chosen at the first start"},
@@ -125,16 +137,16 @@ const bw_option bw_options[] = {
      .group = METHOD, .argument = "NAME", .help = "how a row becomes a prompt"},
     {"on-unsupervised", BW_TRAIN | BW_PLAN, 0, TEXT(on_unsupervised, "drop"), .choices = "drop error",
      .group = METHOD, .argument = "NAME", .help = "what happens to rows that cannot be used; they are counted and named by line"},
-    {"seed", BW_TRAIN | BW_RUN | BW_PLAN, 0, INT(seed, "42", 0, 0x1p63),
+    {"seed", BW_TRAIN | BW_RUN | BW_PLAN | BW_BENCH, 0, INT(seed, "42", 0, 0x1p63),
      .group = METHOD, .argument = "N", .help = "of the order of rows, the new factors and the dropout"},
 
-    {"lora-r", BW_TRAIN | BW_PLAN, 0, INT(lora_r, "32", 1, 4096),
+    {"lora-r", BW_TRAIN | BW_PLAN | BW_BENCH, 0, INT(lora_r, "32", 1, 4096),
      .group = ADAPTER, .argument = "N", .help = "rank of the factors"},
-    {"lora-alpha", BW_TRAIN, 0, REAL(lora_alpha, "64", 1e-6, 1e6),
+    {"lora-alpha", BW_TRAIN | BW_BENCH, 0, REAL(lora_alpha, "64", 1e-6, 1e6),
      .group = ADAPTER, .argument = "X", .help = "the adapter is scaled by lora-alpha / lora-r"},
-    {"lora-dropout", BW_TRAIN | BW_PLAN, 0, REAL(lora_dropout, "0.1", 0, 0.99),
+    {"lora-dropout", BW_TRAIN | BW_PLAN | BW_BENCH, 0, REAL(lora_dropout, "0.1", 0, 0.99),
      .group = ADAPTER, .argument = "X", .help = "share of the adapter's inputs that is dropped"},
-    {"targets", BW_TRAIN | BW_PLAN, 0, TEXT(targets, "q,v,gate,up,down"), .valid = is_targets,
+    {"targets", BW_TRAIN | BW_PLAN | BW_BENCH, 0, TEXT(targets, "q,v,gate,up,down"), .valid = is_targets,
      .group = ADAPTER, .argument = "LIST", .help = "matrices that get an adapter, of q,k,v,o,gate,up,down"},
 
     {"method", BW_MERGE, 0, TEXT(method, "qr"), .choices = "qr naive user",
@@ -156,7 +168,7 @@ const bw_option bw_options[] = {
      .group = EVALUATION, .argument = "N", .help = "tokens of an answer at most"},
     {"limit", BW_EVAL, 0, INT(limit, "0", 0, 1e9),
      .group = EVALUATION, .argument = "N", .help = "rows taken from each file; 0: all"},
-    {"eval-batch", BW_EVAL, 0, INT(eval_batch, "16", 1, 4096),
+    {"eval-batch", BW_EVAL | BW_BENCH, 0, INT(eval_batch, "16", 1, 4096),
      .group = EVALUATION, .argument = "N", .help = "answers that a rank writes at the same time"},
     {"perplexity", BW_EVAL, 0, FLAG(perplexity),
      .group = EVALUATION, .help = "also the perplexity of the task's expected answers"},
@@ -171,23 +183,28 @@ const bw_option bw_options[] = {
      .group = METHOD, .argument = "N", .help = "tokens of every row where no --data says; 0: as --max-length"},
     {"answer-tokens", BW_PLAN, 0, INT(answer_tokens, "0", 0, 1 << 20),
      .group = METHOD, .argument = "N", .help = "of which in the answer; 0: half of them"},
-    {"grid", STAGES | BW_RUN | BW_PLAN, 0, TEXT(grid, "auto"), .valid = is_grid,
+    {"parts", BW_BENCH, 0, TEXT(parts, "gemm,layers,attention,step,decode,gather,allreduce,merge,checkpoint"), .valid = is_parts,
+     .group = MEASURING, .argument = "LIST", .help = "what is measured, of gemm,layers,attention,step,decode,gather,allreduce,merge,checkpoint"},
+    {"repetitions", BW_BENCH, 0, INT(repetitions, "5", 1, 1000),
+     .group = MEASURING, .argument = "N", .help = "of each measurement, one more to warm up apart; the median counts"},
+
+    {"grid", STAGES | BW_RUN | BW_PLAN | BW_BENCH, 0, TEXT(grid, "auto"), .valid = is_grid,
      .group = MACHINE, .argument = "PxQ", .help = "process grid that holds one copy of the model, or auto"},
-    {"replicas", STAGES | BW_RUN | BW_PLAN, 0, INT(replicas, "0", 0, 1e6),
+    {"replicas", STAGES | BW_RUN | BW_PLAN | BW_BENCH, 0, INT(replicas, "0", 0, 1e6),
      .group = MACHINE, .argument = "N", .help = "copies of the grid; 0: as many as the ranks give"},
-    {"block", STAGES | BW_RUN | BW_PLAN, 0, INT(block, "64", 1, 65536),
+    {"block", STAGES | BW_RUN | BW_PLAN | BW_BENCH, 0, INT(block, "64", 1, 65536),
      .group = MACHINE, .argument = "N", .help = "block size of the block-cyclic layout"},
-    {"ranks-per-node", STAGES | BW_RUN | BW_PLAN, 0, INT(ranks_per_node, "0", 0, 1e6),
+    {"ranks-per-node", STAGES | BW_RUN | BW_PLAN | BW_BENCH, 0, INT(ranks_per_node, "0", 0, 1e6),
      .group = MACHINE, .argument = "N", .help = "plan: ranks of a node, 0: one a core; else: pretend nodes of N ranks, to test the exchange between them"},
-    {"weights", BW_TRAIN | BW_EVAL | BW_RUN | BW_PLAN, 0, TEXT(weights, "auto"), .choices = "auto resident stream",
+    {"weights", BW_TRAIN | BW_EVAL | BW_RUN | BW_PLAN | BW_BENCH, 0, TEXT(weights, "auto"), .choices = "auto resident stream",
      .group = MACHINE, .argument = "NAME", .help = "gathered layers: keep all on each node, or two at a time"},
-    {"store", STAGES | BW_RUN | BW_PLAN, 0, TEXT(store, "auto"), .choices = "auto f32 bf16",
+    {"store", STAGES | BW_RUN | BW_PLAN | BW_BENCH, 0, TEXT(store, "auto"), .choices = "auto f32 bf16",
      .group = MACHINE, .argument = "TYPE", .help = "how the pieces of the model are held; auto: as in the file, quantised ones as f32"},
-    {"precision", STAGES | BW_RUN, 0, TEXT(precision, "fp32"), .choices = "fp32",
+    {"precision", STAGES | BW_RUN | BW_BENCH, 0, TEXT(precision, "fp32"), .choices = "fp32",
      .group = MACHINE, .argument = "TYPE", .help = "of the matrix products"},
-    {"threads", STAGES | BW_RUN | BW_PLAN, 0, INT(threads, "0", 0, 4096),
+    {"threads", STAGES | BW_RUN | BW_PLAN | BW_BENCH, 0, INT(threads, "0", 0, 4096),
      .group = MACHINE, .argument = "N", .help = "of each rank; 0: the cores it is bound to"},
-    {"recompute", BW_TRAIN | BW_RUN | BW_PLAN, 0, TEXT(recompute, "none"), .choices = "none layer",
+    {"recompute", BW_TRAIN | BW_RUN | BW_PLAN | BW_BENCH, 0, TEXT(recompute, "none"), .choices = "none layer",
      .group = MACHINE, .argument = "NAME", .help = "layer: activations are computed again instead of kept"},
 
     {"resume", STAGES | BW_RUN, 0, TEXT(resume, "auto"),
@@ -212,7 +229,7 @@ static const struct {
     bw_command command;
     const char *name;
 } commands[] = {{BW_RUN, "run"}, {BW_TRAIN, "train"}, {BW_MERGE, "merge"}, {BW_EVAL, "eval"},
-              {BW_PLAN, "plan"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
+              {BW_PLAN, "plan"}, {BW_BENCH, "bench"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
 
 const char *bw_command_name(bw_command command)
 {

@@ -10,6 +10,7 @@ int bw_cmd_run(const bw_pipeline *pipeline);
 int bw_cmd_train(const bw_config *config);
 int bw_cmd_merge(const bw_config *config);
 int bw_cmd_eval(const bw_config *config);
+int bw_cmd_bench(const bw_config *config);
 
 /* Without MPI. */
 int bw_cmd_inspect(const bw_config *config);

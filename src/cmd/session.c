@@ -43,11 +43,11 @@ int bw_session_lock(const bw_grid *grid, bw_lock *lock, const char *folder)
 int bw_session_work(const bw_config *config, bw_stage_work work)
 {
     bw_grid *grid = NULL;
-    bw_lock lock;
+    bw_lock lock = {.descriptor = -1};
     BW_TRY(bw_grid_create(&grid, config->grid, (int)config->replicas, (int)config->ranks_per_node));
     bw_info("grid %d x %d, %d replica%s, %d node%s", grid->nprow, grid->npcol, grid->replicas, grid->replicas > 1 ? "s" : "", grid->nodes,
             grid->nodes > 1 ? "s" : "");
-    int status = bw_session_lock(grid, &lock, config->output);
+    int status = config->output ? bw_session_lock(grid, &lock, config->output) : BW_OK; /* bench may have none */
     if (status == BW_OK)
         status = work(grid, config);
     bw_folder_unlock(&lock);

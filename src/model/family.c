@@ -114,6 +114,14 @@ int bw_family_of_config(const bw_family **out, const bw_json *config, const char
     return unknown(path, architecture ? architecture : model_type, false);
 }
 
+const bw_family *bw_family_named(const char *name)
+{
+    for (int i = 0; i < FAMILIES; i++)
+        if (strcmp(name, families[i].name) == 0)
+            return &families[i];
+    return NULL;
+}
+
 int bw_family_of_gguf(const bw_family **out, const bw_tensors *gguf)
 {
     const char *architecture = bw_gguf_text(gguf, "general.architecture", NULL);

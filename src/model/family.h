@@ -30,6 +30,8 @@ typedef struct bw_family {
 int bw_family_of_config(const bw_family **out, const bw_json *config, const char *path);
 int bw_family_of_gguf(const bw_family **out, const bw_tensors *gguf);
 
+const bw_family *bw_family_named(const char *name); /* NULL: there is none */
+
 /* Sizes and constants from config.json (and generation_config.json, which may be NULL), or from GGUF metadata. Checked: positive, sane, consistent.
  */
 int bw_spec_of_config(bw_spec *spec, const bw_family *family, const bw_json *config, const bw_json *generation, const char *path);

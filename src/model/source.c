@@ -260,6 +260,7 @@ void bw_source_close(bw_source *source)
         return;
     if (source->files)
         bw_tensors_close(source->files);
+    bw_source_random_free(source);
     bw_free(source->targets);
     bw_free(source->vectors);
     bw_free(source->path);

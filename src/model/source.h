@@ -13,7 +13,10 @@ struct bw_source {
     const bw_tensor **targets; /* [layer * BW_TARGETS + target] */
     const bw_tensor **vectors; /* [layer * BW_LAYER_VECTORS + which] */
     const bw_tensor *tables[BW_TABLES];
+    void *random; /* weights that no file holds: source_random.c */
 };
+
+void bw_source_random_free(bw_source *source);
 
 /* tokenizer.json and tokenizer_config.json of a GGUF's metadata. Local. */
 int bw_source_write_tokenizer(const bw_source *source, const char *folder);

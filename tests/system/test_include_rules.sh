@@ -9,7 +9,8 @@ trap 'rm -rf "$work"' EXIT
 declare -A may_use=(
   [base]="" [par]="base" [num]="base" [io]="base" [h5]="base par" [data]="base io" [model]="base par num io data"
   [train]="base par num io h5 data model" [post]="base par num io h5 data model" [plan]="base par io data model"
-  [cmd]="base par num io h5 data model train post plan"
+  [bench]="base par num io h5 data model train post"
+  [cmd]="base par num io h5 data model train post plan bench"
 )
 
 # What stands in the code -> the files that may have it (extended patterns; paths from the root).

@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-static const bw_command all_commands[] = {BW_RUN, BW_TRAIN, BW_MERGE, BW_EVAL, BW_INSPECT, BW_VERIFY, BW_PLAN};
+static const bw_command all_commands[] = {BW_RUN, BW_TRAIN, BW_MERGE, BW_EVAL, BW_INSPECT, BW_VERIFY, BW_PLAN, BW_BENCH};
 enum { COMMANDS = sizeof all_commands / sizeof *all_commands };
 
 static const char yaml_file[] = "/tmp/bw_test_config.yaml";
@@ -98,7 +98,7 @@ static void choose_value(const bw_option *option, char *value, size_t size)
     if (option->kind == BW_KIND_TEXT && option->choices)
         snprintf(value, size, "%s", last ? last + 1 : option->choices);
     else if (option->valid)
-        snprintf(value, size, "%s", option->valid("auto") ? "3x2" : "o,k");
+        snprintf(value, size, "%s", option->valid("auto") ? "3x2" : option->valid("o,k") ? "o,k" : "step,gemm");
     else if (option->kind == BW_KIND_TEXT || option->kind == BW_KIND_PATH)
         snprintf(value, size, "./a \"b\"\\: c, [d] # \xc3\xa9/%s", option->name);
     else if (option->kind == BW_KIND_INT)

@@ -1,0 +1,9 @@
+#include "breakwater/bench.h"
+#include "cmd/commands.h"
+#include "cmd/session.h"
+
+int bw_cmd_bench(const bw_config *config)
+{
+    BW_TRY(bw_session_start(config));
+    return bw_session_work(config, bw_bench_run);
+}
