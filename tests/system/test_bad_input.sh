@@ -158,7 +158,7 @@ train "an adapter that is no BufferLoRA" 65 "sft.*not a BufferLoRA" --stage user
 note "a loss that is no number"
 copy_model
 for ((i = 0; i < 512; i++)); do printf '\377\377\177\177'; done | overwrite bad-model/model.safetensors -2048 # the largest floats
-train "a NaN loss" 65 "loss is not finite.*rows [0-9]+" --model bad-model
+train "a NaN loss" 65 "loss is not finite.*rows\.jsonl, line [0-9]+" --model bad-model
 
 note "data"
 with_data "an empty data file" "empty|no row" </dev/null
@@ -184,9 +184,14 @@ note "output that cannot be written"
 echo x >in-the-way
 train "a file where the output folder belongs" 73 "in-the-way" --output in-the-way
 train "a folder below a file" 73 "in-the-way" --output in-the-way/out
-case="metrics that are a device"
+case="metrics that somebody else made"
 rm -rf result && mkdir result && ln -s /dev/full result/metrics.jsonl
 usual
+expect_fail 73 "result/metrics\.jsonl: was not made" 2 "${training[@]}"
+case="metrics that are a device"
+rm -rf result
+run 2 "${training[@]}"
+rm -r result/adapter result/metrics.jsonl && ln -s /dev/full result/metrics.jsonl
 expect_fail 66 "result/metrics\.jsonl: a device" 2 "${training[@]}"
 whole_outputs
 mkdir disk
