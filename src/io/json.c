@@ -33,8 +33,12 @@ int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *w
 {
     *out = NULL;
     BW_TRY(check_utf8(bytes, length, where));
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     json_error_t error;
-    json_t *root = json_loadb(length ? bytes : "", length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
+    json_t *root = json_loadb(length ? bytes : "", length, flags, &error);
+    /* An integer beyond 64 bits is JSON, too: tokenizer_config.json has a model_max_length of 10^30 where there is no limit. */
+    if (!root && json_error_code(&error) == json_error_numeric_overflow)
+        root = json_loadb(bytes, length, flags | JSON_DECODE_INT_AS_REAL, &error);
     if (!root && json_error_code(&error) == json_error_out_of_memory)
         return bw_fail(BW_SYSTEM, "%s: out of memory while reading %zu bytes of JSON", where, length);
     if (!root) {
