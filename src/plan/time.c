@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Shares of the machine's GEMM rate, measured with what is breakwater bench now on AMD Zen 3 and Intel with AVX-512: thin products of a LoRA (r 32), and
+/* Shares of the machine's GEMM rate, measured by breakwater bench on AMD Zen 3 and Intel with AVX-512: thin products of a LoRA (r 32), and
  * attention, whose blocks are small and whose exponentials are not counted as work. */
 static const double lora_share = 0.70, attention_share = 0.55;
 /* Between ranks of one node a small message costs about this (Open MPI over shared memory). */
