@@ -311,6 +311,13 @@ static int stepper_create(stepper *s, int64_t micro_batches)
     return BW_NEW(s->batch.offsets, config->batch + 1, "plan");
 }
 
+static void stepper_free(stepper *s)
+{
+    void *owned[] = {s->samples, s->group, s->order, s->first, s->seconds, s->batch.offsets};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        bw_free(owned[i]);
+}
+
 int bw_times_plan(bw_times *times, const bw_job *job, const bw_machine *machine, const bw_layout *layout, int64_t micro_batches)
 {
     const bw_grid *grid = &layout->grid;
@@ -336,9 +343,7 @@ int bw_times_plan(bw_times *times, const bw_job *job, const bw_machine *machine,
         BW_GO(add_step(&s, step, times));
     take_means(times, steps);
 done:
-    void *owned[] = {s.samples, s.group, s.order, s.first, s.seconds, s.batch.offsets};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
-        bw_free(owned[i]);
+    stepper_free(&s);
     bw_adapter_free(&adapter);
     return status;
 }

@@ -41,7 +41,7 @@ enum { FORMATS = sizeof formats / sizeof *formats };
 /* By the definition, in double, where all of them are exact. */
 static double value_of(const format *f, uint32_t half)
 {
-    int steps = 1 << f->fraction_bits, exponent = (half & 0x7fff) >> f->fraction_bits, bias = (f->infinity >> f->fraction_bits) / 2;
+    int steps = 1 << f->fraction_bits, exponent = (int)((half & 0x7fff) >> f->fraction_bits), bias = (f->infinity >> f->fraction_bits) / 2;
     double fraction = half & (uint32_t)(steps - 1), sign = half & 0x8000 ? -1 : 1;
     return sign * ldexp(exponent ? steps + fraction : fraction, (exponent ? exponent : 1) - bias - f->fraction_bits);
 }
