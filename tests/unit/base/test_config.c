@@ -10,7 +10,7 @@
 static const bw_command all_commands[] = {BW_RUN, BW_TRAIN, BW_MERGE, BW_EVAL, BW_INSPECT, BW_VERIFY, BW_PLAN, BW_BENCH};
 enum { COMMANDS = sizeof all_commands / sizeof *all_commands };
 
-static const char yaml_file[] = "/tmp/bw_test_config.yaml";
+static char folder[] = "/tmp/bw_test_config_XXXXXX", yaml_file[64], no_file[64];
 
 static int parse(bw_config *config, bw_command command, int count, const char *const *words)
 {
@@ -363,7 +363,7 @@ static void errors_in_yaml_name_file_and_line(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"lr: 1e-4\nwarmpu: 0.1\n", "/tmp/bw_test_config.yaml:2: warmpu: unknown to train. Did you mean warmup?"},
+        {"lr: 1e-4\nwarmpu: 0.1\n", "/config.yaml:2: warmpu: unknown to train. Did you mean warmup?"},
         {"\n\nschedule: cosin\n", ":3: schedule: 'cosin' is not one of: cosine linear constant"},
         {"batch: 0\n", ":1: batch: 0 is outside"},
         {"lr: 1\nseed: 1\nlr: 2\n", ":3: lr: is given twice"},
@@ -387,7 +387,7 @@ static void errors_in_yaml_name_file_and_line(void **state)
     }
     bw_config c;
     bw_config_init(&c);
-    assert_int_equal(PARSE(&c, BW_TRAIN, "--config", "/tmp/bw_no_such.yaml"), BW_NOINPUT);
+    assert_int_equal(PARSE(&c, BW_TRAIN, "--config", no_file), BW_NOINPUT);
     bw_config_free(&c);
 }
 
@@ -469,10 +469,20 @@ static void every_option_that_a_command_takes_is_told_of(void **state)
     }
 }
 
-static int remove_file(void **state)
+static int make_folder(void **state)
 {
     (void)state;
-    return unlink(yaml_file);
+    if (!mkdtemp(folder))
+        return 1;
+    snprintf(yaml_file, sizeof yaml_file, "%s/config.yaml", folder);
+    snprintf(no_file, sizeof no_file, "%s/nothing.yaml", folder);
+    return 0;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return unlink(yaml_file) || rmdir(folder);
 }
 
 int main(void)
@@ -496,5 +506,5 @@ int main(void)
         cmocka_unit_test(help_lists_every_option_of_the_command),
         cmocka_unit_test(every_option_that_a_command_takes_is_told_of),
     };
-    return cmocka_run_group_tests(tests, NULL, remove_file);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

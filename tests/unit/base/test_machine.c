@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-static const char path[] = "/tmp/bw_test_machine.yaml";
+static char folder[] = "/tmp/bw_test_machine_XXXXXX", path[64];
 static const char good[] = "# a node\ncores: 64\ngemm_gflops: 70.5\nmemory_gib: 512\nmemory_gbs: 350\nnetwork_us: 2\nnetwork_gbs: 24\n";
 
 static int load(bw_machine *machine, const char *text)
@@ -65,6 +65,21 @@ static void what_is_no_machine_file_is_refused(void **state)
     assert_int_equal(bw_machine_load(&m, "/nowhere/machine.yaml"), BW_NOINPUT);
 }
 
+static int make_folder(void **state)
+{
+    (void)state;
+    if (!mkdtemp(folder))
+        return 1;
+    snprintf(path, sizeof path, "%s/machine.yaml", folder);
+    return 0;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return rmdir(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -72,5 +87,5 @@ int main(void)
         cmocka_unit_test(slips_are_named_with_their_line),
         cmocka_unit_test(what_is_no_machine_file_is_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -2,15 +2,16 @@
 #include "breakwater/base.h"
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <cmocka.h>
 
-static const char file[] = "/tmp/bw_test_pipeline.yaml";
+static char folder[] = "/tmp/bw_test_pipeline_XXXXXX", file[64];
 
 static int load(bw_pipeline *pipeline, const char *yaml, int count, const char *const *words)
 {
-    char *argv[16] = {(char *)"run", (char *)file};
+    char *argv[16] = {(char *)"run", file};
     for (int i = 0; i < count; i++)
         argv[i + 2] = (char *)words[i];
     assert_int_equal(bw_file_write(file, yaml, strlen(yaml), 0644), BW_OK);
@@ -152,10 +153,19 @@ static void a_command_line_that_no_stage_takes_is_refused(void **state)
     assert_non_null(strstr(bw_error(), "Did you mean --seed?"));
 }
 
-static int remove_file(void **state)
+static int make_folder(void **state)
 {
     (void)state;
-    return unlink(file);
+    if (!mkdtemp(folder))
+        return 1;
+    snprintf(file, sizeof file, "%s/pipeline.yaml", folder);
+    return 0;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return unlink(file) || rmdir(folder);
 }
 
 int main(void)
@@ -168,5 +178,5 @@ int main(void)
         cmocka_unit_test(there_are_at_most_64_stages),
         cmocka_unit_test(a_command_line_that_no_stage_takes_is_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, remove_file);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
