@@ -57,9 +57,10 @@ void bw_log_rank(int rank);                                                  /* 
 void bw_log_quiet(bool no_progress);                                         /* --quiet */
 void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stdout */
 void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stderr, "breakwater: warning: ..." */
+void bw_log_error(void);                                                     /* the message of bw_fail(), as "breakwater: error: ..." on stderr */
 /* A line that says how far things are. On a terminal it replaces itself, once a second; elsewhere, which is under every launcher (they give ranks
  * a terminal whose other end may be a file), it is a line of its own, every 10 s. The newest line that was held back comes before what
- * bw_info() or bw_warn() says next, so the last one is never lost. */
+ * bw_info(), bw_warn() or bw_log_error() says next, so the last one is never lost. */
 void bw_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- memory -------------------------------------------------------------------------------------------------------
@@ -175,7 +176,16 @@ void bw_rng(const bw_key *key, uint32_t position, uint32_t out[4]); /* four valu
 float bw_rng_uniform(uint32_t bits);                                /* [0, 1), 24 bits */
 
 /* ---- configuration: one table serves YAML, --option, --help, the echo, the checkpoint and the man page ---------- */
-typedef enum bw_command { BW_RUN = 1, BW_TRAIN = 2, BW_MERGE = 4, BW_EVAL = 8, BW_INSPECT = 16, BW_VERIFY = 32, BW_PLAN = 64, BW_BENCH = 128 } bw_command;
+typedef enum bw_command {
+    BW_RUN = 1,
+    BW_TRAIN = 2,
+    BW_MERGE = 4,
+    BW_EVAL = 8,
+    BW_INSPECT = 16,
+    BW_VERIFY = 32,
+    BW_PLAN = 64,
+    BW_BENCH = 128
+} bw_command;
 enum { BW_MAX_LIST = 64 };
 typedef struct bw_list { /* of strings */
     char *items[BW_MAX_LIST];

@@ -130,3 +130,11 @@ void bw_warn(const char *format, ...)
     end_progress();
     fprintf(stderr, "breakwater: warning: %s\n", line);
 }
+
+void bw_log_error(void)
+{
+    if (log_rank != 0)
+        return;
+    end_progress();
+    fprintf(stderr, "breakwater: error: %s\n", *message ? message : "failed without a message");
+}

@@ -189,6 +189,19 @@ static void read_all(int descriptor, char *text, size_t room)
     text[length] = 0;
 }
 
+/* The work of a child process: what it was doing, and the error that ended it. */
+static void fail_to(int descriptor)
+{
+    dup2(descriptor, STDOUT_FILENO);
+    dup2(descriptor, STDERR_FILENO);
+    bw_error_clear();
+    bw_progress("step 1 of 500");
+    bw_progress("step 2 of 500");
+    bw_fail(BW_IO, "the disk is full");
+    bw_log_error();
+    _exit(0);
+}
+
 static const char *const launchers[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
 
 static void a_log_file_gets_the_first_and_the_last_progress_line(void **state)
@@ -209,7 +222,7 @@ static void a_log_file_gets_the_first_and_the_last_progress_line(void **state)
 }
 
 /* The other end of a pseudo-terminal: mpirun gives its ranks one, whatever its own output is. */
-static void what_is_on_a_terminal(bool launched, char *text, size_t room)
+static void what_is_on_a_terminal(void (*work)(int descriptor), bool launched, char *text, size_t room)
 {
     int status, master = posix_openpt(O_RDWR | O_NOCTTY);
     assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
@@ -220,7 +233,7 @@ static void what_is_on_a_terminal(bool launched, char *text, size_t room)
             unsetenv(launchers[i]);
         if (launched)
             setenv(launchers[0], "0", 1);
-        progress_to(open(ptsname(master), O_RDWR | O_NOCTTY));
+        work(open(ptsname(master), O_RDWR | O_NOCTTY));
     }
     waitpid(child, &status, 0);
     read_all(master, text, room);
@@ -231,7 +244,7 @@ static void a_terminal_gets_a_progress_line_that_replaces_itself(void **state)
 {
     (void)state;
     char text[8192];
-    what_is_on_a_terminal(false, text, sizeof text);
+    what_is_on_a_terminal(progress_to, false, text, sizeof text);
     assert_string_equal(text, "\rstep 1 of 500\033[K\rstep 500 of 500\033[K\r\nend\r\n");
 }
 
@@ -239,8 +252,18 @@ static void the_terminal_that_a_launcher_makes_is_taken_for_a_file(void **state)
 {
     (void)state;
     char text[8192];
-    what_is_on_a_terminal(true, text, sizeof text);
+    what_is_on_a_terminal(progress_to, true, text, sizeof text);
     assert_string_equal(text, "step 1 of 500\r\nstep 500 of 500\r\nend\r\n");
+}
+
+static void an_error_comes_after_the_last_progress_line(void **state)
+{
+    (void)state;
+    char text[8192];
+    what_is_on_a_terminal(fail_to, false, text, sizeof text);
+    assert_string_equal(text, "\rstep 1 of 500\033[K\rstep 2 of 500\033[K\r\nbreakwater: error: the disk is full\r\n");
+    what_is_on_a_terminal(fail_to, true, text, sizeof text);
+    assert_string_equal(text, "step 1 of 500\r\nstep 2 of 500\r\nbreakwater: error: the disk is full\r\n");
 }
 
 int main(void)
@@ -260,6 +283,7 @@ int main(void)
         cmocka_unit_test(a_log_file_gets_the_first_and_the_last_progress_line),
         cmocka_unit_test(a_terminal_gets_a_progress_line_that_replaces_itself),
         cmocka_unit_test(the_terminal_that_a_launcher_makes_is_taken_for_a_file),
+        cmocka_unit_test(an_error_comes_after_the_last_progress_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
