@@ -121,6 +121,7 @@ typedef struct bw_batch {
 int bw_batch_create(bw_batch *batch, int64_t max_tokens, int32_t max_seq);
 int bw_batch_fill(bw_batch *batch, const bw_dataset *dataset, const int64_t *samples, const int32_t *group, int64_t count, int32_t which);
 void bw_batch_free(bw_batch *batch);
-/* Most tokens that any micro-batch of this plan has in [first, last), exactly: to size activations once. -1: out of memory. */
+/* Most tokens that any micro-batch of this plan has in [first, last): to size activations once. Exact up to 10^8 rows, beyond that a bound that
+ * needs no walk. -1: out of memory. */
 int64_t bw_plan_max_tokens(const bw_plan *plan, const bw_dataset *dataset, int64_t first, int64_t last);
 #endif

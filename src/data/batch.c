@@ -96,9 +96,13 @@ static int longest_first(const void *a, const void *b)
     return left->place < right->place ? -1 : left->place > right->place;
 }
 
+typedef struct load {
+    int64_t tokens, group;
+} load;
+
 typedef struct cutter { /* work space of one cut, made once for many */
     weighed *sorted;
-    int64_t *loads; /* tokens by group */
+    load *loads; /* a heap of the groups: the lightest, of equals the first, is at its root */
 } cutter;
 
 static int cutter_create(cutter *work, int64_t samples, int64_t groups)
@@ -114,13 +118,23 @@ static void cutter_free(cutter *work)
     bw_free(work->loads);
 }
 
-static int64_t lightest(const int64_t *loads, int64_t count)
+static bool lighter(const load *a, const load *b)
 {
-    int64_t best = 0;
-    for (int64_t i = 1; i < count; i++)
-        if (loads[i] < loads[best])
-            best = i;
-    return best;
+    return a->tokens != b->tokens ? a->tokens < b->tokens : a->group < b->group;
+}
+
+/* The root has grown: to its place among the others. */
+static void sink_root(load *heap, int64_t count)
+{
+    const load held = heap[0];
+    int64_t at = 0;
+    for (int64_t child; (child = 2 * at + 1) < count; at = child) {
+        child += child + 1 < count && lighter(&heap[child + 1], &heap[child]);
+        if (lighter(&held, &heap[child]))
+            break;
+        heap[at] = heap[child];
+    }
+    heap[at] = held;
 }
 
 /* `group` may be NULL. Returns the tokens of the heaviest group. */
@@ -130,13 +144,15 @@ static int64_t cut(cutter *work, const bw_plan *plan, const bw_dataset *dataset,
     for (int64_t i = 0; i < count; i++)
         work->sorted[i] = (weighed){dataset->samples[samples[i]].length, i};
     qsort(work->sorted, (size_t)count, sizeof *work->sorted, longest_first);
-    memset(work->loads, 0, (size_t)plan->micro_batches * sizeof *work->loads);
+    for (int64_t i = 0; i < plan->micro_batches; i++)
+        work->loads[i] = (load){.group = i};
     for (int64_t i = 0; i < count; i++) {
-        int64_t to = lightest(work->loads, plan->micro_batches);
-        work->loads[to] += work->sorted[i].length;
-        heaviest = work->loads[to] > heaviest ? work->loads[to] : heaviest;
+        load *to = work->loads;
         if (group)
-            group[work->sorted[i].place] = (int32_t)to;
+            group[work->sorted[i].place] = (int32_t)to->group;
+        to->tokens += work->sorted[i].length;
+        heaviest = to->tokens > heaviest ? to->tokens : heaviest;
+        sink_root(work->loads, plan->micro_batches);
     }
     return heaviest;
 }
@@ -152,15 +168,29 @@ int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *s
     return status;
 }
 
+static const int64_t most_rows = 100000000; /* are cut to learn how full micro-batches get: seconds */
+
+/* No group of any step is fuller: the last sample came to a group that was the lightest, which is at most the mean. */
+static int64_t bound(const bw_plan *plan, const bw_dataset *dataset, int64_t count)
+{
+    int64_t longest = 0;
+    for (int64_t i = 0; i < plan->samples; i++)
+        longest = dataset->samples[i].length > longest ? dataset->samples[i].length : longest;
+    return count <= plan->micro_batches ? longest : longest + (count - 1) * longest / plan->micro_batches;
+}
+
 int64_t bw_plan_max_tokens(const bw_plan *plan, const bw_dataset *dataset, int64_t first, int64_t last)
 {
     int64_t steps = bw_plan_steps_per_epoch(plan), most = 0, held_epoch = -1;
     if (steps == 0 || first >= last || plan->micro_batches < 1)
         return 0;
+    const int64_t most_count = plan->batch < plan->samples ? plan->batch : plan->samples;
+    if (last - first > most_rows / most_count)
+        return bound(plan, dataset, most_count);
     int status;
     int64_t *order = NULL;
     cutter work;
-    BW_GO(cutter_create(&work, plan->batch < plan->samples ? plan->batch : plan->samples, plan->micro_batches));
+    BW_GO(cutter_create(&work, most_count, plan->micro_batches));
     BW_GO(BW_NEW(order, plan->samples, "data order"));
     for (int64_t step = first; step < last; step++) {
         if (step / steps != held_epoch) {

@@ -134,6 +134,56 @@ static void groups_are_balanced_and_all_samples_are_in_one(void **state)
     bw_dataset_free(&dataset);
 }
 
+/* The rule as it is written down, looking through all groups for every sample. */
+static void cut_slowly(const bw_dataset *dataset, const int64_t *samples, int64_t count, int64_t groups, int32_t *group)
+{
+    int64_t loads[64] = {0};
+    for (int64_t i = 0; i < count; i++)
+        group[i] = -1;
+    for (int64_t n = 0; n < count; n++) {
+        int64_t next = -1, to = 0;
+        for (int64_t i = 0; i < count; i++)
+            if (group[i] < 0 && (next < 0 || dataset->samples[samples[i]].length > dataset->samples[samples[next]].length))
+                next = i;
+        for (int64_t i = 1; i < groups; i++)
+            if (loads[i] < loads[to])
+                to = i;
+        loads[to] += dataset->samples[samples[next]].length;
+        group[next] = (int32_t)to;
+    }
+}
+
+static void ties_go_to_the_first_of_the_lightest_groups(void **state)
+{
+    bw_dataset dataset = make_dataset(400); /* of 23 lengths */
+    int64_t samples[400];
+    int32_t group[400], expected[400];
+    (void)state;
+    for (int64_t i = 0; i < 400; i++)
+        samples[i] = (i * 7 + 5) % 400;
+    for (int64_t groups = 1; groups <= 64; groups++) {
+        int64_t count = 400 - 6 * groups;
+        bw_plan plan = {.samples = 400, .batch = count, .micro_batches = groups};
+        assert_int_equal(bw_plan_cut(&plan, &dataset, samples, count, group), BW_OK);
+        cut_slowly(&dataset, samples, count, groups, expected);
+        assert_memory_equal(group, expected, (size_t)count * sizeof *group);
+    }
+    bw_dataset_free(&dataset);
+}
+
+/* 10^9 steps are not walked, and what is said instead is enough for every one. */
+static void a_very_long_run_is_sized_by_a_bound(void **state)
+{
+    bw_dataset dataset = make_dataset(50);
+    (void)state;
+    for (int64_t groups = 1; groups <= 16; groups++) {
+        bw_plan plan = {.samples = 50, .batch = 16, .micro_batches = groups, .seed = 3};
+        int64_t exact = bw_plan_max_tokens(&plan, &dataset, 0, 4000), most = bw_plan_max_tokens(&plan, &dataset, 0, 1000000000);
+        assert_true(exact > 0 && most >= exact && most <= 3 * exact);
+    }
+    bw_dataset_free(&dataset);
+}
+
 /* A packed batch against the data set, place by place. */
 static int64_t check_batch(const bw_batch *batch, const bw_dataset *dataset, const int64_t *samples, const int32_t *group, int64_t count,
                            int32_t which)
@@ -227,6 +277,8 @@ int main(void)
         cmocka_unit_test(the_batch_size_does_not_change_the_order),
         cmocka_unit_test(every_permutation_is_as_likely),
         cmocka_unit_test(groups_are_balanced_and_all_samples_are_in_one),
+        cmocka_unit_test(ties_go_to_the_first_of_the_lightest_groups),
+        cmocka_unit_test(a_very_long_run_is_sized_by_a_bound),
         cmocka_unit_test(packing_keeps_every_token_target_and_place),
         cmocka_unit_test(more_groups_than_samples_leave_some_empty),
         cmocka_unit_test(a_batch_that_is_too_small_is_refused),
