@@ -100,8 +100,9 @@ static int load_adapters(bw_trainer *t)
     if (config->buffer) {
         BW_TRY(bw_peft_load(&t->buffer, t->grid, spec, config->buffer, (int)config->block));
         t->state.buffer = t->buffer->fingerprint;
-        if (t->buffer->role[0] && strcmp(t->buffer->role, "buffer") != 0)
-            return bw_fail(BW_DATA, "%s is a LoRA of role '%s', not a BufferLoRA", config->buffer, t->buffer->role);
+        bool other = t->buffer->role[0] && strcmp(t->buffer->role, "buffer") != 0; /* the folder may be another on another node */
+        int status = other ? bw_fail(BW_DATA, "%s is a LoRA of role '%s', not a BufferLoRA", config->buffer, t->buffer->role) : BW_OK;
+        BW_TRY(bw_agree(t->grid, status));
     }
     if (config->init_adapter) {
         BW_TRY(bw_agree(t->grid, bw_peft_refuse_buffer(config->init_adapter, "--init-adapter", config->allow_buffer)));
