@@ -109,7 +109,7 @@ static int report(int status, int rank)
     if (status == BW_STOPPED)
         bw_info("%s%srun the same command again to go on", bw_error(), *bw_error() ? "; " : "");
     else if (status != BW_OK)
-        fprintf(stderr, "breakwater: error: %s\n", *bw_error() ? bw_error() : "failed without a message");
+        bw_log_error();
     return status;
 }
 
@@ -170,6 +170,8 @@ static int dispatch(const bw_command_row *command, int argc, char **argv)
         bw_help_command(command);
         return BW_OK;
     }
+    if (command->needs_mpi)
+        bw_stop_catch_signals(); /* first: a signal that arrives before its handler kills the rank. Other commands never look for a stop */
     bw_config config;
     bw_pipeline pipeline = {0};
     bw_config_init(&config);
@@ -187,7 +189,6 @@ static int dispatch(const bw_command_row *command, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    bw_grid_catch_signals(); /* first: a signal that arrives before its handler kills the rank */
     const char *word = argc > 1 ? argv[1] : "--help";
     if (!strcmp(word, "--version"))
         return report(print_version(), launched_rank());

@@ -45,7 +45,8 @@ int bw_grid_outline(bw_grid *grid, const char *shape, int replicas, int size, in
 void bw_grid_destroy(bw_grid **grid); /* Collective on world; after everything that was made from the grid */
 
 /* Every rank brings its status; all get the same: BW_OK when all did, else that of the failing rank with the largest
- * status (lowest rank among equals), and bw_error() on every rank is that rank's message. Collective on world.
+ * status (lowest rank among equals), and bw_error() on every rank is that rank's message. BW_STOPPED and BW_UNFIT count below
+ * every other status, so that they hide no failure. Collective on world.
  * Rule: no early return between two collectives; agree at each phase border. */
 int bw_agree(const bw_grid *grid, int status);
 /* The small exchanges below: collective on world; BW_SYSTEM where MPI fails. */
@@ -58,19 +59,22 @@ int bw_min_max(const bw_grid *grid, double value, double *min, double *max);
 int bw_collect(const bw_grid *grid, const void *mine, int64_t count, char **all, int64_t *offsets);
 
 /* ---- stop: signals and the wall clock ask a job to end at the next place where it can go on later ------------------ */
-void bw_grid_catch_signals(void);  /* first thing in main() */
-bool bw_grid_stop_requested(void); /* SIGUSR1 or SIGTERM arrived; one more SIGTERM over a second later leaves at once (128 + 15). Local */
-/* Has the job to stop: asked to, or fewer than `seconds` left of --time-limit (`minutes` since the program was started, 0: none) or of the Slurm
- * job (SLURM_JOB_END_TIME)? Local: agree on it. */
-bool bw_stop_wanted(double minutes, double seconds);
+void bw_stop_catch_signals(void); /* first thing a command does that looks for a stop */
+bool bw_stop_requested(void);     /* SIGUSR1 or SIGTERM arrived; one more SIGTERM over a second later leaves at once (128 + 15). Local */
+typedef enum bw_stop { BW_STOP_NONE, BW_STOP_SIGNAL, BW_STOP_TIME_LIMIT, BW_STOP_SLURM } bw_stop;
+const char *bw_stop_reason(bw_stop stop); /* for a message: "a signal" */
+/* Has the job to stop, and why: asked to, or fewer than `seconds` left of --time-limit (`minutes` since the program was started, 0: none) or of the
+ * Slurm job (SLURM_JOB_END_TIME)? An end that is no time, or was over long before the program was started, is another job's: it is warned of, and
+ * ignored. Local: agree on it. */
+bw_stop bw_stop_wanted(double minutes, double seconds);
 /* The clock of a loop: how long its rounds take, so that another is begun only when there is time for it. */
 typedef struct bw_rounds {
     double minutes;        /* --time-limit */
     double began, longest; /* seconds */
 } bw_rounds;
 bw_rounds bw_rounds_begin(double minutes);
-/* After round `done` of `of`: BW_STOPPED, with a message that begins with `what`, when the job has to stop before the next one. Local: agree on it,
- * as on a failure. */
+/* After round `done` of `of`: BW_STOPPED, with a message that begins with `what` and says why, when the job has to stop before the next one. Local:
+ * agree on it, as on a failure. */
 int bw_rounds_next(bw_rounds *rounds, const char *what, int64_t done, int64_t of);
 
 /* Memory shared by the ranks of a node, zeroed; collective on the node, which agrees: BW_SYSTEM on all its ranks or on none. */

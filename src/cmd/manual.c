@@ -16,7 +16,8 @@ typedef struct named_text {
 static const named_text environment[] = {
     {"OMP_NUM_THREADS", "threads of each rank, where --threads does not say it"},
     {"BLIS_ARCH_TYPE", "kernels of BLIS, by number; without it they are chosen by the kind of processor, and breakwater --version says which"},
-    {"SLURM_JOB_END_TIME", "when the job ends, in seconds since 1970, as Slurm sets it: the program stops before, as on a signal"},
+    {"SLURM_JOB_END_TIME",
+     "when the job ends, in seconds since 1970, as Slurm sets it: the program stops before, as on a signal; one that is long past is ignored"},
 };
 static const named_text signals[] = {
     {"SIGUSR1, SIGTERM", "all ranks stop at the next place from which the same command goes on, and leave with exit code 75: in training after a "

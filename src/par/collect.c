@@ -13,16 +13,29 @@ static int share_message(MPI_Comm comm, int status, bool mine, int from)
     return bw_fail(status, "%s", message);
 }
 
+/* A stop and an unfit model are outcomes, not failures: they count below every failure, which they must not hide. */
+static int severity_of(int status)
+{
+    return status >= BW_STOPPED ? status - BW_STOPPED + 1 : status;
+}
+
+static int status_of(int severity)
+{
+    return severity > BW_OK && severity < BW_USAGE ? severity + BW_STOPPED - 1 : severity;
+}
+
 int bw_agree_on(MPI_Comm comm, int status)
 {
     struct {
-        int status, rank;
-    } mine = {.status = status}, worst;
+        int severity, rank;
+    } mine = {.severity = severity_of(status)}, worst;
     BW_MPI(MPI_Comm_rank(comm, &mine.rank));
     worst = mine;
     /* MPI_MAXLOC takes the lowest rank among equals. */
     BW_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, comm));
-    return worst.status == BW_OK ? BW_OK : share_message(comm, worst.status, worst.rank == mine.rank, worst.rank);
+    if (worst.severity == BW_OK)
+        return BW_OK;
+    return share_message(comm, status_of(worst.severity), worst.rank == mine.rank, worst.rank);
 }
 
 int bw_agree(const bw_grid *grid, int status)

@@ -24,7 +24,7 @@ static void on_signal(int number)
         _exit(128 + SIGTERM);
 }
 
-void bw_grid_catch_signals(void)
+void bw_stop_catch_signals(void)
 {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
@@ -32,7 +32,7 @@ void bw_grid_catch_signals(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
-bool bw_grid_stop_requested(void)
+bool bw_stop_requested(void)
 {
     return stop_requested != 0;
 }
@@ -40,17 +40,38 @@ bool bw_grid_stop_requested(void)
 /* ---- time --------------------------------------------------------------------------------------------------------- */
 static const double margin = 1.5; /* the next round may take longer than the longest so far */
 
-/* Of --time-limit, which counts loading and earlier stages of a pipeline too, and of the job as Slurm tells it. */
-static double seconds_left(double minutes)
+static const double stale = 600; /* a job may be let run past its end for a while, but none is started that long after it */
+
+/* Until the end of the job as Slurm tells it. What somebody's shell hands down from another job must not stop this one. */
+static double slurm_seconds_left(void)
 {
-    double left = minutes > 0 ? minutes * 60 - bw_uptime() : INFINITY;
-    const char *end = getenv("SLURM_JOB_END_TIME");
-    return end && *end ? fmin(left, strtod(end, NULL) - (double)time(NULL)) : left;
+    static bool warned;
+    const char *text = getenv("SLURM_JOB_END_TIME");
+    char *rest = NULL;
+    if (!text || !*text)
+        return INFINITY;
+    double now = (double)time(NULL), end = strtod(text, &rest);
+    if (!*rest && isfinite(end) && end >= now - bw_uptime() - stale)
+        return end - now;
+    if (!warned)
+        bw_warn("SLURM_JOB_END_TIME is '%s', which is not the end of this job in seconds since 1970: it is ignored", text);
+    warned = true;
+    return INFINITY;
 }
 
-bool bw_stop_wanted(double minutes, double seconds)
+bw_stop bw_stop_wanted(double minutes, double seconds)
 {
-    return bw_grid_stop_requested() || seconds_left(minutes) < margin * seconds;
+    if (bw_stop_requested())
+        return BW_STOP_SIGNAL;
+    if (minutes > 0 && minutes * 60 - bw_uptime() < margin * seconds) /* counts loading and earlier stages of a pipeline too */
+        return BW_STOP_TIME_LIMIT;
+    return slurm_seconds_left() < margin * seconds ? BW_STOP_SLURM : BW_STOP_NONE;
+}
+
+const char *bw_stop_reason(bw_stop stop)
+{
+    static const char *const reasons[] = {"no reason", "a signal", "--time-limit", "the end of the Slurm job"};
+    return reasons[stop];
 }
 
 bw_rounds bw_rounds_begin(double minutes)
@@ -63,7 +84,8 @@ int bw_rounds_next(bw_rounds *rounds, const char *what, int64_t done, int64_t of
     double now = bw_now();
     rounds->longest = fmax(rounds->longest, now - rounds->began);
     rounds->began = now;
-    if (done >= of || !bw_stop_wanted(rounds->minutes, rounds->longest))
+    bw_stop stop = done < of ? bw_stop_wanted(rounds->minutes, rounds->longest) : BW_STOP_NONE;
+    if (stop == BW_STOP_NONE)
         return BW_OK;
-    return bw_fail(BW_STOPPED, "%s: stopped after %lld of %lld", what, (long long)done, (long long)of);
+    return bw_fail(BW_STOPPED, "%s: stopped after %lld of %lld (%s)", what, (long long)done, (long long)of, bw_stop_reason(stop));
 }

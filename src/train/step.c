@@ -200,14 +200,22 @@ typedef struct watch {
     int64_t saved_step;
 } watch;
 
-static int look_around(bw_trainer *t, const watch *w, bool *stop, bool *save)
+/* How long a checkpoint may take: until one was written, as long as on a slow file system. */
+static double save_seconds(const bw_trainer *t, const watch *w)
+{
+    const double pause = 10, rate = 50e6; /* seconds, bytes a second */
+    double bytes = 3 * sizeof(float) * (double)bw_adapter_parameters(t->adapter);
+    return w->longest_save > 0 ? w->longest_save : pause + bytes / rate;
+}
+
+static int look_around(bw_trainer *t, const watch *w, bw_stop *stop, bool *save)
 {
     int64_t since = t->state.step - w->saved_step;
     bool by_clock = t->config->checkpoint_minutes > 0 && bw_now() - w->saved >= t->config->checkpoint_minutes * 60;
     bool by_steps = t->config->checkpoint_steps > 0 && since >= t->config->checkpoint_steps;
-    int64_t flags[2] = {bw_stop_wanted(t->config->time_limit, w->longest_step + w->longest_save), by_clock || by_steps};
+    int64_t flags[2] = {bw_stop_wanted(t->config->time_limit, w->longest_step + save_seconds(t, w)), by_clock || by_steps};
     BW_TRY(bw_max_ints(t->grid, flags, 2));
-    *stop = flags[0] != 0;
+    *stop = (bw_stop)flags[0];
     *save = flags[0] != 0 || flags[1] != 0;
     return BW_OK;
 }
@@ -261,12 +269,14 @@ int bw_trainer_run(bw_trainer *t)
         w.longest_step = fmax(w.longest_step, took);
         BW_TRY(bw_agree(t->grid, log_step(t, &sum, lr, took)));
         show_progress(t, &sum, lr, tokens / seconds, seconds / (double)(t->state.step - first));
-        bool stop, due;
+        bw_stop stop;
+        bool due;
         BW_TRY(look_around(t, &w, &stop, &due));
         if (due && t->state.step < t->steps)
             BW_TRY(save(t, &w));
         if (stop && t->state.step < t->steps) {
-            bw_info("stopped after step %" PRId64 " of %" PRId64 "; checkpoint in %s", t->state.step, t->steps, t->output.checkpoints.data);
+            bw_info("stopped after step %" PRId64 " of %" PRId64 " (%s); checkpoint in %s", t->state.step, t->steps, bw_stop_reason(stop),
+                    t->output.checkpoints.data);
             return BW_STOPPED;
         }
     }

@@ -38,6 +38,10 @@ end
 [ "$status" -eq 75 ] || fail "exit code $status at the time limit"
 [ $((SECONDS - started)) -lt 30 ] || fail "the time limit of 1.8 s took $((SECONDS - started)) s"
 [ "$(newest clock)" = "$(steps_in clock | tail -n 1)" ] || fail "no checkpoint of the last step at the time limit"
+grep -Eq '^stopped after step [0-9]+ of 1000000 \(--time-limit\); checkpoint in' out || fail "nobody says that it was the time limit"
+begin 2 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --time-limit 0.2 --output first-checkpoint
+end
+[ "$(newest first-checkpoint)" = 1 ] || fail "12 s were used up although nobody knew how long a checkpoint takes"
 SLURM_JOB_END_TIME=$(($(date +%s) + 2))
 export SLURM_JOB_END_TIME
 begin 1 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --output slurm-clock

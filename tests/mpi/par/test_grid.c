@@ -1,7 +1,8 @@
-/* test_grid.c - shapes, places, agreement, small exchanges, shared memory, signals. */
+/* test_grid.c - shapes, places, agreement, small exchanges, shared memory, what asks to stop. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "check.h"
 
 static void places_are_numbered_row_by_row(const bw_grid *grid)
@@ -79,6 +80,21 @@ static void every_rank_gets_the_worst_ranks_message(const bw_grid *grid)
     bw_error_clear();
 }
 
+/* The exit code 75 sends a job back into the queue, where the failure would wait for it. */
+static void a_stop_hides_no_failure_of_another_rank(const bw_grid *grid)
+{
+    int last = grid->size - 1;
+    CHECK(bw_agree(grid, bw_fail(BW_STOPPED, "stopped")) == BW_STOPPED && strcmp(bw_error(), "stopped") == 0);
+    bw_error_clear();
+    CHECK(bw_agree(grid, grid->rank == last ? bw_fail(BW_UNFIT, "unfit") : BW_OK) == BW_UNFIT && strcmp(bw_error(), "unfit") == 0);
+    for (int worse = BW_STOPPED; worse <= BW_UNFIT; worse++) {
+        bw_error_clear();
+        int mine = grid->rank == last ? bw_fail(BW_USAGE, "wrong") : bw_fail(worse, "not a failure");
+        CHECK(bw_agree(grid, mine) == BW_USAGE && strcmp(bw_error(), "wrong") == 0);
+    }
+    bw_error_clear();
+}
+
 static void a_failure_of_some_ranks_names_the_rank(const bw_grid *grid)
 {
     char rank[64];
@@ -99,13 +115,28 @@ static void a_loop_stops_when_there_is_no_time_for_another_round(const bw_grid *
     CHECK_OK(bw_agree(grid, bw_rounds_next(&rounds, "test", 1, 3)));
     if (grid->rank == grid->size - 1)
         rounds.minutes = 1e-9;
-    CHECK(bw_agree(grid, bw_rounds_next(&rounds, "test", 2, 3)) == BW_STOPPED && strcmp(bw_error(), "test: stopped after 2 of 3") == 0);
+    CHECK(bw_agree(grid, bw_rounds_next(&rounds, "test", 2, 3)) == BW_STOPPED &&
+          strcmp(bw_error(), "test: stopped after 2 of 3 (--time-limit)") == 0);
     bw_error_clear();
     CHECK_OK(bw_agree(grid, bw_rounds_next(&rounds, "test", 3, 3)));
-    setenv("SLURM_JOB_END_TIME", "1000", 1);
-    CHECK(bw_stop_wanted(0, 0));
+    CHECK(!bw_stop_wanted(0, 1e9) && !bw_stop_wanted(1e9, 1) && bw_stop_wanted(1, 41) == BW_STOP_TIME_LIMIT);
+}
+
+/* What another job left in the environment would stop every run after one round, again and again. */
+static void only_an_end_of_this_job_stops_it(void)
+{
+    static const char *const others[] = {"", "1000", "-1", "nan", "inf", "soon", "2026-11-24T12:00:00"};
+    char end[32];
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        setenv("SLURM_JOB_END_TIME", others[i], 1);
+        CHECK(bw_stop_wanted(0, 1e9) == BW_STOP_NONE);
+    }
+    for (int seconds = -60; seconds <= 60; seconds += 120) {
+        snprintf(end, sizeof end, "%lld", (long long)time(NULL) + seconds);
+        setenv("SLURM_JOB_END_TIME", end, 1);
+        CHECK(bw_stop_wanted(0, 41) == BW_STOP_SLURM && (bw_stop_wanted(0, 1) == BW_STOP_NONE) == (seconds > 0));
+    }
     unsetenv("SLURM_JOB_END_TIME");
-    CHECK(!bw_stop_wanted(0, 1e9) && !bw_stop_wanted(1e9, 1) && bw_stop_wanted(1, 41));
 }
 
 static void small_exchanges_give_all_ranks_the_same(const bw_grid *grid)
@@ -172,17 +203,18 @@ static void too_much_shared_memory_is_refused(const bw_grid *grid)
 /* A request must not end the process, and Slurm's pair of SIGTERM counts as one. */
 static void signals_ask_to_stop(void)
 {
-    CHECK(!bw_grid_stop_requested());
-    bw_grid_catch_signals();
+    CHECK(!bw_stop_requested());
+    bw_stop_catch_signals();
     raise(SIGTERM);
     raise(SIGTERM);
-    CHECK(bw_grid_stop_requested());
+    CHECK(bw_stop_requested() && bw_stop_wanted(0, 0) == BW_STOP_SIGNAL);
 }
 
 static void all(const bw_grid *grid)
 {
     places_are_numbered_row_by_row(grid);
     every_rank_gets_the_worst_ranks_message(grid);
+    a_stop_hides_no_failure_of_another_rank(grid);
     a_failure_of_some_ranks_names_the_rank(grid);
     a_loop_stops_when_there_is_no_time_for_another_round(grid);
     small_exchanges_give_all_ranks_the_same(grid);
@@ -193,12 +225,14 @@ static void all(const bw_grid *grid)
 
 int main(int argc, char **argv)
 {
+    unsetenv("SLURM_JOB_END_TIME");      /* the tests may run in a job */
     CHECK(strlen(bw_par_version()) > 0); /* before MPI is up */
     CHECK_OK(bw_par_start(&argc, &argv));
     check_every_grid(all);
     pretended_nodes_have_the_asked_size();
     auto_is_nearest_to_square();
     a_grid_that_does_not_fit_is_refused_with_one_that_does();
+    only_an_end_of_this_job_stops_it();
     signals_ask_to_stop();
     return check_finish("test_grid");
 }
