@@ -37,10 +37,11 @@ int bw_eval(const bw_grid *grid, const bw_config *config); /* answers.jsonl, sum
 int bw_report_arms(const bw_pipeline *pipeline, bw_text *out);
 /* Has this stage left what it leaves last? */
 int bw_report_finished(const bw_stage *stage, bool *finished);
-/* Seconds spent on each stage, over all starts of the pipeline: <output>/times.csv. Stages that it does not name stay as they are. */
+/* Seconds spent on a stage over all starts: seconds.txt in its folder, which the caller holds. */
+int bw_report_time_add(const char *folder, double seconds);
+/* Of every stage; 0 where nothing is kept. */
 int bw_report_times_load(const bw_pipeline *pipeline, double *seconds);
-int bw_report_times_save(const bw_pipeline *pipeline, const double *seconds);
 /* The table of arms, the time and the folder of each stage: appended to `out` and written as <output>/report.txt; the arms also as
- * <output>/report.csv. */
+ * <output>/report.csv, the times as <output>/times.csv. */
 int bw_report_write(const bw_pipeline *pipeline, const double *seconds, bw_text *out);
 #endif

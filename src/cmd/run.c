@@ -12,61 +12,54 @@ static const struct {
     bw_stage_work work;
 } kinds[] = {{BW_TRAIN, "train", bw_train}, {BW_MERGE, "merge", bw_merge}, {BW_EVAL, "eval", bw_eval}};
 
-static int run_stage(const bw_pipeline *pipeline, int index)
-{
-    const bw_stage *stage = &pipeline->stages[index];
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; ++i)
-        if (kinds[i].command == stage->command) {
-            bw_info("\n== stage %d of %d: %s (%s) ==", index + 1, pipeline->count, stage->name, kinds[i].name);
-            return bw_session_work(&stage->config, kinds[i].work);
-        }
-    return bw_fail(BW_BUG, "stage %s has an unknown command", stage->name);
-}
-
 /* ---- time ------------------------------------------------------------------------------------------------------------- */
 
-/* Rank 0 keeps the books: time is added up over all starts, and looking at a finished stage is no work. Books that cannot be kept are worth
- * a warning, not the job: no rank may leave while the others go on to the next stage. */
-static void warn_of_books(int status)
+/* What rank 0 does beside the stages is worth a warning, not the job: no rank may leave while the others go on to the next stage. */
+static void warn_of(const char *what, int status)
 {
     if (status == BW_OK)
         return;
-    bw_warn("the time of the stages is not kept: %s", bw_error());
+    bw_warn("%s: %s", what, bw_error());
     bw_error_clear();
 }
 
-/* Read again before every entry: other jobs run other stages of the same pipeline (--only). */
-static int add_time(const bw_pipeline *pipeline, int index, double spent)
+/* Added up over all starts. The message of a stage that was stopped, or is not fit, stays the one that main prints. */
+static void keep_time(const char *folder, double seconds)
 {
-    double seconds[BW_MAX_LIST] = {0};
-    BW_TRY(bw_report_times_load(pipeline, seconds));
-    seconds[index] += spent;
-    return bw_report_times_save(pipeline, seconds);
+    char message[2048];
+    snprintf(message, sizeof message, "%s", bw_error());
+    bw_error_clear();
+    warn_of("the time of the stage is not kept", bw_report_time_add(folder, seconds));
+    if (*message)
+        bw_fail(BW_STOPPED, "%s", message);
 }
+
+/* ---- one stage -------------------------------------------------------------------------------------------------------- */
 
 /* A job that has to stop begins no further stage; what is finished is passed over to the end, so that a finished pipeline is never a stopped one. */
 static int look_ahead(const bw_grid *grid, const bw_pipeline *pipeline, int index, bool *finished)
 {
+    const bw_stage *stage = &pipeline->stages[index];
     *finished = false;
     if (grid->rank == 0)
-        warn_of_books(bw_report_finished(&pipeline->stages[index], finished));
+        warn_of("a stage cannot be looked at", bw_report_finished(stage, finished));
     BW_TRY(bw_broadcast(grid, finished, sizeof *finished));
-    bool stop = index > 0 && !*finished && bw_stop_wanted(pipeline->common.time_limit, 0);
-    return bw_agree(grid, stop ? bw_fail(BW_STOPPED, "stopped before stage %s", pipeline->stages[index].name) : BW_OK);
+    bw_stop stop = index > 0 && !*finished ? bw_stop_wanted(pipeline->common.time_limit, 0) : BW_STOP_NONE;
+    return bw_agree(grid, stop ? bw_fail(BW_STOPPED, "stopped before stage %s (%s)", stage->name, bw_stop_reason(stop)) : BW_OK);
 }
 
-static int timed_stage(const bw_grid *grid, const bw_pipeline *pipeline, int index)
+/* To look at a finished stage is no work that counts. */
+static int run_stage(const bw_grid *grid, const bw_pipeline *pipeline, int index)
 {
-    bool first = grid->rank == 0, finished;
+    const bw_stage *stage = &pipeline->stages[index];
+    bool finished;
     BW_TRY(look_ahead(grid, pipeline, index, &finished));
-    double start = bw_now();
-    int status = run_stage(pipeline, index);
-    double spent = finished ? 0 : bw_now() - start;
-    if (first && status == BW_OK)
-        warn_of_books(add_time(pipeline, index, spent));
-    if (first && (status == BW_STOPPED || status == BW_UNFIT)) /* the message of the stage stays the one that main prints */
-        add_time(pipeline, index, spent);
-    return status;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; ++i)
+        if (kinds[i].command == stage->command) {
+            bw_info("\n== stage %d of %d: %s (%s) ==", index + 1, pipeline->count, stage->name, kinds[i].name);
+            return bw_session_work(&stage->config, kinds[i].work, finished ? NULL : keep_time);
+        }
+    return bw_fail(BW_BUG, "stage %s has an unknown command", stage->name);
 }
 
 /* ---- the whole -------------------------------------------------------------------------------------------------------- */
@@ -75,7 +68,7 @@ static int final_report(const bw_pipeline *pipeline)
 {
     double seconds[BW_MAX_LIST] = {0};
     bw_text text = {0};
-    warn_of_books(bw_report_times_load(pipeline, seconds));
+    warn_of("the time of a stage is not known", bw_report_times_load(pipeline, seconds));
     int status = bw_report_write(pipeline, seconds, &text);
     if (status == BW_OK)
         bw_info("\n%s", text.data);
@@ -99,7 +92,7 @@ static int run_stages(const bw_grid *grid, const bw_pipeline *pipeline, bw_text 
     BW_TRY(bw_stages_select(pipeline, pipeline->common.only, selected));
     for (int i = 0; i < pipeline->count; ++i)
         if (selected[i])
-            BW_TRY(note_unfit(unfit, timed_stage(grid, pipeline, i)));
+            BW_TRY(bw_agree(grid, note_unfit(unfit, run_stage(grid, pipeline, i))));
     return BW_OK;
 }
 
@@ -111,7 +104,7 @@ static int run_all(const bw_grid *grid, const bw_pipeline *pipeline, bw_text *un
     bw_lock lock;
     BW_TRY(bw_session_lock(grid, &lock, pipeline->common.output));
     if (grid->rank == 0)
-        warn_of_books(bw_folder_sweep(pipeline->common.output, written));
+        warn_of("unfinished files of a killed job stay", bw_folder_sweep(pipeline->common.output, written));
     int status = run_stages(grid, pipeline, unfit);
     if (status == BW_OK)
         status = bw_agree(grid, grid->rank == 0 ? final_report(pipeline) : BW_OK);

@@ -40,7 +40,7 @@ int bw_session_lock(const bw_grid *grid, bw_lock *lock, const char *folder)
     return status;
 }
 
-int bw_session_work(const bw_config *config, bw_stage_work work)
+int bw_session_work(const bw_config *config, bw_stage_work work, bw_time_keeper keep_time)
 {
     bw_grid *grid = NULL;
     bw_lock lock = {.descriptor = -1};
@@ -48,8 +48,12 @@ int bw_session_work(const bw_config *config, bw_stage_work work)
     bw_info("grid %d x %d, %d replica%s, %d node%s", grid->nprow, grid->npcol, grid->replicas, grid->replicas > 1 ? "s" : "", grid->nodes,
             grid->nodes > 1 ? "s" : "");
     int status = config->output ? bw_session_lock(grid, &lock, config->output) : BW_OK; /* bench may have none */
-    if (status == BW_OK)
+    double start = bw_now();
+    if (status == BW_OK) {
         status = work(grid, config);
+        if (keep_time && grid->rank == 0 && (status == BW_OK || status == BW_STOPPED || status == BW_UNFIT))
+            keep_time(config->output, bw_now() - start);
+    }
     bw_folder_unlock(&lock);
     bw_grid_destroy(&grid);
     return status;

@@ -8,6 +8,8 @@ typedef int (*bw_stage_work)(const bw_grid *grid, const bw_config *config);
 int bw_session_start(const bw_config *config);
 /* Rank 0 holds the folder for the whole job, so that no second one writes to it; the others get the same answer. Collective on world. */
 int bw_session_lock(const bw_grid *grid, bw_lock *lock, const char *folder);
-/* Open the grid that `config` names, hold its output folder, do the work, close. Collective on world. */
-int bw_session_work(const bw_config *config, bw_stage_work work);
+/* Told on rank 0 how long the work took, unless it failed, while the folder is still held. */
+typedef void (*bw_time_keeper)(const char *folder, double seconds);
+/* Open the grid that `config` names, hold its output folder, do the work, close. `keep_time` may be NULL. Collective on world. */
+int bw_session_work(const bw_config *config, bw_stage_work work, bw_time_keeper keep_time);
 #endif

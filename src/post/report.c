@@ -1,6 +1,7 @@
 /* The end of a pipeline: a table of arms, where the time went, where things lie. */
 #include "post/inside.h"
 #include "breakwater/io.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -146,7 +147,7 @@ done:
 }
 
 /* ---- times ------------------------------------------------------------------------------------------------------------ */
-static const char times_name[] = "times.csv";
+static const char time_name[] = "seconds.txt"; /* in the folder of a stage, whose lock is held: jobs of other stages may work beside this one */
 
 static int has_file(const char *folder, const char *name, bool *there)
 {
@@ -179,36 +180,48 @@ int bw_report_finished(const bw_stage *stage, bool *finished)
     return has_file(stage->config.output, stage->command == BW_TRAIN ? "adapter/adapter_model.safetensors" : "summary.json", finished);
 }
 
-static void take_time(const bw_pipeline *pipeline, const char *line, size_t length, double *seconds)
+/* A file that makes no sense counts as none. */
+static int read_time(const char *path, double *seconds)
 {
-    const char *comma = memchr(line, ',', length);
-    for (int i = 0; comma && i < pipeline->count; ++i) {
-        const char *name = pipeline->stages[i].name;
-        double value = strtod(comma + 1, NULL);
-        if (strlen(name) == (size_t)(comma - line) && memcmp(name, line, strlen(name)) == 0 && value >= 0)
-            seconds[i] = value;
-    }
+    char text[64] = "";
+    bw_map map;
+    *seconds = 0;
+    if (!bw_file_exists(path))
+        return BW_OK;
+    BW_TRY(bw_map_open(&map, path));
+    if (map.size > 0)
+        memcpy(text, map.data, map.size < sizeof text ? map.size : sizeof text - 1);
+    bw_map_close(&map);
+    double value = strtod(text, NULL);
+    *seconds = isfinite(value) && value > 0 ? value : 0;
+    return BW_OK;
+}
+
+int bw_report_time_add(const char *folder, double seconds)
+{
+    bw_text path = {0}, text = {0};
+    double before;
+    int status;
+    BW_GO(bw_path(&path, folder, time_name));
+    BW_GO(read_time(path.data, &before));
+    BW_GO(bw_text_addf(&text, "%.3f\n", before + seconds));
+    BW_GO(bw_file_write(path.data, text.data, text.length, 0644));
+done:
+    bw_text_free(&path);
+    bw_text_free(&text);
+    return status;
 }
 
 int bw_report_times_load(const bw_pipeline *pipeline, double *seconds)
 {
-    bw_text path = {0}, text = {0};
-    bw_map map = {0};
-    int status = bw_path(&path, pipeline->common.output, times_name);
-    if (status != BW_OK || !bw_file_exists(path.data))
-        goto done;
-    BW_GO(bw_map_open(&map, path.data));
-    BW_GO(bw_text_add(&text, map.data, map.size)); /* a copy that is terminated, for strtod */
-    for (const char *line = text.data; line && *line;) {
-        size_t length = strcspn(line, "\n");
-        take_time(pipeline, line, length, seconds);
-        line += length + (line[length] == '\n');
+    bw_text path = {0};
+    int status = BW_OK;
+    for (int i = 0; i < pipeline->count && status == BW_OK; ++i) {
+        status = bw_path(&path, pipeline->stages[i].config.output, time_name);
+        if (status == BW_OK)
+            status = read_time(path.data, &seconds[i]);
     }
-done:
-    if (map.path)
-        bw_map_close(&map);
     bw_text_free(&path);
-    bw_text_free(&text);
     return status;
 }
 
@@ -222,17 +235,12 @@ static int write_file(const bw_pipeline *pipeline, const char *name, const bw_te
     return status;
 }
 
-int bw_report_times_save(const bw_pipeline *pipeline, const double *seconds)
+static int times_text(const bw_pipeline *pipeline, const double *seconds, bw_text *out)
 {
-    bw_text text = {0};
-    int status;
-    BW_GO(bw_text_addf(&text, "stage,seconds\n"));
+    BW_TRY(bw_text_addf(out, "stage,seconds\n"));
     for (int i = 0; i < pipeline->count; ++i)
-        BW_GO(bw_text_addf(&text, "%s,%.3f\n", pipeline->stages[i].name, seconds[i]));
-    BW_GO(write_file(pipeline, times_name, &text));
-done:
-    bw_text_free(&text);
-    return status;
+        BW_TRY(bw_text_addf(out, "%s,%.3f\n", pipeline->stages[i].name, seconds[i]));
+    return BW_OK;
 }
 
 static int add_stages(const bw_pipeline *pipeline, const double *seconds, bw_text *out)
@@ -254,18 +262,21 @@ static int add_stages(const bw_pipeline *pipeline, const double *seconds, bw_tex
 
 int bw_report_write(const bw_pipeline *pipeline, const double *seconds, bw_text *out)
 {
-    bw_text report = {0}, csv = {0};
+    bw_text report = {0}, csv = {0}, times = {0};
     int status;
     BW_GO(bw_report_arms(pipeline, &report));
     if (report.length)
         BW_GO(bw_text_addf(&report, "\n"));
     BW_GO(add_stages(pipeline, seconds, &report));
     BW_GO(csv_text(pipeline, &csv));
+    BW_GO(times_text(pipeline, seconds, &times));
     BW_GO(write_file(pipeline, "report.txt", &report));
     BW_GO(write_file(pipeline, "report.csv", &csv));
+    BW_GO(write_file(pipeline, "times.csv", &times));
     BW_GO(bw_text_add(out, report.data, report.length));
 done:
     bw_text_free(&report);
     bw_text_free(&csv);
+    bw_text_free(&times);
     return status;
 }

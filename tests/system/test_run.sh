@@ -52,11 +52,12 @@ expect_fail 73 "another run" 1 "${train[@]}" --steps 5 --output busy --resume ne
 note "no time left: eval and merge stop between two rounds, and go on"
 run 2 "${eval[@]}" --output eval-whole
 run 2 "${merge[@]}" --output merge-whole
-export SLURM_JOB_END_TIME=1000
+SLURM_JOB_END_TIME=$(date +%s)
+export SLURM_JOB_END_TIME
 begin 2 "${eval[@]}" --output eval-stopped
 end
 [ "$status" -eq 75 ] || fail "exit code $status of eval when the job's time is over"
-grep -q "eval, answers: stopped after 4 of 24; run the same command again" out || fail "eval does not say where it stopped"
+grep -q "eval, answers: stopped after 4 of 24 (the end of the Slurm job); run the same command again" out || fail "eval does not say where it stopped"
 [ ! -e eval-stopped/summary.json ] && [ ! -e eval-stopped/answers.jsonl ] || fail "a stopped eval left half a result"
 begin 2 "${merge[@]}" --output merge-stopped
 end
@@ -74,15 +75,54 @@ cmp merge-stopped/model/model.safetensors merge-whole/model/model.safetensors ||
 note "a pipeline stops between its stages"
 run 2 run job.yaml --output whole-stopped
 rm -r whole-stopped/eval
-SLURM_JOB_END_TIME=1000 begin 2 run job.yaml --output whole-stopped
+SLURM_JOB_END_TIME=$(date +%s) begin 2 run job.yaml --output whole-stopped
 end
 [ "$status" -eq 75 ] || fail "exit code $status of run before its last stage"
-grep -q "stopped before stage eval; run the same command again" out || fail "run does not say where it stopped"
+grep -q "stopped before stage eval (the end of the Slurm job); run the same command again" out || fail "run does not say where it stopped"
 [ ! -e whole-stopped/eval ] || fail "a stage was begun without time for it"
 run 2 run job.yaml --output whole-stopped
 begin 2 run job.yaml --output whole-stopped --time-limit 0.00001
 end
 [ "$status" -eq 0 ] || fail "a finished pipeline is a stopped one"
+
+note "the end of a job that is long over is somebody else's"
+rm -r whole-stopped/eval
+SLURM_JOB_END_TIME=1000 begin 2 run job.yaml --output whole-stopped
+end
+[ "$status" -eq 0 ] || fail "exit code $status of run with the end of another job"
+[ "$(grep -c "warning: SLURM_JOB_END_TIME is '1000'" err)" -eq 1 ] || fail "nobody says that the end of another job is ignored"
+
+note "jobs of one stage each keep their time side by side"
+for stage in tuned eval; do # neither reads what the other writes
+  begin 1 run job.yaml --output whole-stopped --only "$stage" --resume never
+  jobs_at_work+=("$job")
+done
+for job in "${jobs_at_work[@]}"; do
+  end
+  [ "$status" -eq 0 ] || fail "exit code $status of a job beside another"
+done
+for stage in tuned merged eval; do
+  grep -Eqx '[0-9]+\.[0-9]{3}' whole-stopped/$stage/seconds.txt || fail "no time of stage $stage"
+done
+run 0 run job.yaml --output whole-stopped --show report
+for stage in tuned merged eval; do
+  grep -qx "$stage,$(cat whole-stopped/$stage/seconds.txt)" whole-stopped/times.csv || fail "times.csv has not the time of stage $stage"
+done
+before=$(cat whole-stopped/tuned/seconds.txt)
+run 1 run job.yaml --output whole-stopped
+[ "$(cat whole-stopped/tuned/seconds.txt)" = "$before" ] || fail "to look at a finished stage was counted as work"
+
+note "a command that never looks for a stop is ended by the first SIGTERM"
+mkfifo full
+exec 7<>full
+dd if=/dev/zero of=full bs=4096 count=64 oflag=nonblock status=none 2>/dev/null || true # a pipe that takes nothing more
+"$BW_PROGRAM" inspect "$model" >full 2>err &
+job=$!
+sleep 1
+kill -TERM "$job"
+patience=20 end
+[ "$status" -eq 143 ] || fail "exit code $status of inspect after SIGTERM"
+exec 7>&-
 
 note "a signal to one rank of an eval"
 rows 4000 >many.jsonl
@@ -92,6 +132,7 @@ until grep -q "eval: weights" out || ! kill -0 "$job" 2>/dev/null; do sleep 0.05
 kill -USR1 "$(ranks_of "$job" | tail -n 1)"
 end
 [ "$status" -eq 75 ] || fail "exit code $status of eval after SIGUSR1 to one rank"
+grep -Eq 'stopped after [0-9]+ of 4000 \(a signal\); run the same command again' out || fail "eval does not say that it was a signal"
 
 note "eval and merge delete nothing but their own"
 mkdir theirs

@@ -83,16 +83,24 @@ static void times_add_up_over_restarts(void **state)
     (void)state;
     bw_pipeline pipeline;
     bw_stage stages[3];
-    double seconds[3] = {1.5, 0, 20}, again[3] = {0, 7, 0};
+    double again[3] = {0, 7, 0};
     bool finished = true;
     bw_text text = {0};
     make(&pipeline, stages);
-    assert_int_equal(bw_report_times_save(&pipeline, seconds), BW_OK);
+    assert_int_equal(bw_report_time_add(stages[0].config.output, 1.5), BW_OK);
+    assert_int_equal(bw_report_time_add(stages[2].config.output, 20), BW_OK);
+    assert_int_equal(bw_report_time_add(stages[0].config.output, 0.25), BW_OK);
     assert_int_equal(bw_report_times_load(&pipeline, again), BW_OK);
-    assert_true(again[0] == 1.5 && again[1] == 0 && again[2] == 20);
-    write_file("times.csv", "stage,seconds\nsomebody-else,4\nlate,3.25\nuser,-1\nplain");
+    assert_true(again[0] == 1.75 && again[1] == 0 && again[2] == 20);
+    static const char *const senseless[] = {"", "-1", "nan", "1e999", "a while"};
+    for (size_t i = 0; i < sizeof senseless / sizeof *senseless; i++) {
+        write_file("late/seconds.txt", senseless[i]);
+        assert_int_equal(bw_report_times_load(&pipeline, again), BW_OK);
+        assert_true(again[0] == 1.75 && again[2] == 0);
+    }
+    assert_int_equal(bw_report_time_add(stages[2].config.output, 3.25), BW_OK);
     assert_int_equal(bw_report_times_load(&pipeline, again), BW_OK);
-    assert_true(again[0] == 1.5 && again[1] == 0 && again[2] == 3.25); /* what makes no sense changes nothing */
+    assert_true(again[2] == 3.25);
     assert_int_equal(bw_report_finished(&stages[0], &finished), BW_OK);
     assert_false(finished);
     assert_int_equal(bw_report_finished(&stages[1], &finished), BW_OK);
@@ -102,6 +110,12 @@ static void times_add_up_over_restarts(void **state)
     bw_map map;
     assert_int_equal(bw_map_open(&map, csv), BW_OK);
     assert_non_null(memmem(map.data, map.size, "\"plain \xc3\xa4, SFT\",plain,12.5,15,87.5,160,,0,,", 43));
+    bw_map_close(&map);
+    bw_free(csv);
+    csv = path_of("times.csv");
+    assert_int_equal(bw_map_open(&map, csv), BW_OK);
+    assert_int_equal(map.size, strlen("stage,seconds\nuser,1.750\nplain,0.000\nlate,3.250\n"));
+    assert_memory_equal(map.data, "stage,seconds\nuser,1.750\nplain,0.000\nlate,3.250\n", map.size);
     bw_map_close(&map);
     bw_free(csv);
     bw_text_free(&text);
