@@ -33,21 +33,16 @@ static int in_use(const bw_lock *lock)
                    lock->folder.data, *holder ? holder : "it did not say who it is");
 }
 
-/* A record lock of fcntl(2): of all kinds of lock the one that network file systems pass on between nodes. */
-static int take(bw_lock *lock)
+static int not_opened(const bw_lock *lock, int error)
 {
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    lock->descriptor = open(lock->path.data, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
-    if (lock->descriptor < 0)
-        return bw_fail(BW_CANTCREATE, "%s: cannot be opened for writing: %s", lock->path.data, strerror(errno));
-    if (fcntl(lock->descriptor, F_SETLK, &whole) == 0)
-        return BW_OK;
-    if (errno == EACCES || errno == EAGAIN) {
-        lock->made = false; /* whoever made it, it is the holder's now, with the file that carries the holder's lock */
-        return in_use(lock);
-    }
-    bw_warn("%s: this file system has no locks (%s): see to it that no second job writes to this folder", lock->folder.data, strerror(errno));
-    return BW_OK;
+    struct stat info;
+    if (error == EACCES && stat(lock->path.data, &info) == 0 && info.st_uid != geteuid())
+        return bw_fail(BW_CANTCREATE,
+                       "%s: belongs to another user (number %ld) and may not be written to; name another --output, or have the owner "
+                       "delete it when no job of theirs is at work",
+                       lock->path.data, (long)info.st_uid);
+    return bw_fail(BW_CANTCREATE, "%s: cannot be opened for writing: %s; name another --output, or mend the folder", lock->path.data,
+                   strerror(error));
 }
 
 /* A job that found nothing to write takes its folder away: what was opened before that and locked after it keeps nobody out. */
@@ -55,6 +50,26 @@ static bool still_there(const bw_lock *lock)
 {
     struct stat mine, there;
     return fstat(lock->descriptor, &mine) == 0 && stat(lock->path.data, &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+}
+
+/* A record lock of fcntl(2): of all kinds of lock the one that network file systems pass on between nodes. Where nobody can write nobody is kept
+ * out: what is finished on a read-only file system may be looked at. again: another job took the folder away meanwhile. */
+static int take(bw_lock *lock, bool *again)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    lock->descriptor = open(lock->path.data, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    *again = lock->descriptor < 0 && errno == ENOENT;
+    if (lock->descriptor < 0)
+        return *again || errno == EROFS ? BW_OK : not_opened(lock, errno);
+    if (fcntl(lock->descriptor, F_SETLK, &whole) != 0) {
+        if (errno == EACCES || errno == EAGAIN) {
+            lock->made = false; /* whoever made it, it is the holder's now, with the file that carries the holder's lock */
+            return in_use(lock);
+        }
+        bw_warn("%s: this file system has no locks (%s): see to it that no second job writes to this folder", lock->folder.data, strerror(errno));
+    }
+    *again = !still_there(lock);
+    return BW_OK;
 }
 
 static int sign(const bw_lock *lock)
@@ -109,18 +124,19 @@ void bw_folder_unlock(bw_lock *lock)
 int bw_folder_lock(bw_lock *lock, const char *folder)
 {
     enum { MOST_TRIES = 8 };
+    bool again = true;
     int status;
     *lock = (bw_lock){.descriptor = -1, .made = !bw_file_exists(folder)};
     BW_GO(bw_path(&lock->path, folder, lock_name));
     BW_GO(bw_text_addf(&lock->folder, "%s", folder));
-    for (int attempt = 0; attempt < MOST_TRIES; attempt++) {
+    for (int attempt = 0; again && attempt < MOST_TRIES; attempt++) {
         let_go(lock);
         BW_GO(bw_dir_make(folder));
-        BW_GO(take(lock));
-        if (still_there(lock)) {
-            BW_GO(sign(lock));
-            return BW_OK;
-        }
+        BW_GO(take(lock, &again));
+    }
+    if (!again) {
+        BW_GO(lock->descriptor < 0 ? BW_OK : sign(lock));
+        return BW_OK;
     }
     lock->made = false;
     status = bw_fail(BW_CANTCREATE, "%s: is made and removed by other jobs all the time; name another --output", folder);
