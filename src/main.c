@@ -4,7 +4,6 @@
 #include "breakwater/num.h"
 #include "breakwater/par.h"
 #include "cmd/commands.h"
-#include <stdlib.h>
 #include <string.h>
 
 const bw_command_row bw_commands[] = {
@@ -90,18 +89,6 @@ static bool asks_help(int argc, char **argv)
 
 /* ---- errors ----------------------------------------------------------------------------------------------------------- */
 
-/* Launchers say in the environment who is first: before MPI is up one rank should speak for all. -1: started without a launcher. */
-static int launched_rank(void)
-{
-    static const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
-        const char *value = getenv(variables[i]);
-        if (value)
-            return atoi(value);
-    }
-    return -1;
-}
-
 static int report(int status, int rank)
 {
     if (rank > 0)
@@ -141,7 +128,7 @@ static int run_with_mpi(const bw_command_row *command, const bw_config *config, 
 {
     int status = bw_par_start(argc, argv);
     if (status != BW_OK)
-        return report(read == BW_OK ? status : read, launched_rank());
+        return report(read == BW_OK ? status : read, bw_launched_rank());
     bw_log_quiet(config->quiet);
     status = bw_par_agree(read);
     if (status == BW_OK)
@@ -154,7 +141,7 @@ static int run_with_mpi(const bw_command_row *command, const bw_config *config, 
 /* One is enough where nothing is shared out, and a message is said once. */
 static int run_without_mpi(const bw_command_row *command, const bw_config *config, const bw_pipeline *pipeline, int read)
 {
-    int rank = launched_rank();
+    int rank = bw_launched_rank();
     bw_log_rank(rank > 0 ? rank : 0);
     bw_log_quiet(config->quiet);
     if (rank > 0)
@@ -176,7 +163,7 @@ static int dispatch(const bw_command_row *command, int argc, char **argv)
     bw_pipeline pipeline = {0};
     bw_config_init(&config);
     int status = read_command_line(command, &config, &pipeline, argc, argv);
-    bool alone = launched_rank() < 0; /* then there is nobody to agree with on a command line that is wrong */
+    bool alone = bw_launched_rank() < 0; /* then there is nobody to agree with on a command line that is wrong */
     bool only_shows = strcmp(config.show, "none") != 0;
     if (command->needs_mpi && !only_shows && (status == BW_OK || !alone))
         status = run_with_mpi(command, &config, &pipeline, status, &argc, &argv);
@@ -191,9 +178,9 @@ int main(int argc, char **argv)
 {
     const char *word = argc > 1 ? argv[1] : "--help";
     if (!strcmp(word, "--version"))
-        return report(print_version(), launched_rank());
+        return report(print_version(), bw_launched_rank());
     if (!strcmp(word, "--write-manual") && argc == 3) /* for the build */
-        return report(bw_manual_write(argv[2]), launched_rank());
+        return report(bw_manual_write(argv[2]), bw_launched_rank());
     bool help = !strcmp(word, "help");
     if (!strcmp(word, "--help") || !strcmp(word, "-h") || (help && argc < 3)) {
         bw_help();
@@ -201,7 +188,7 @@ int main(int argc, char **argv)
     }
     const bw_command_row *command = find_command(help ? argv[2] : word);
     if (!command)
-        return report(unknown_command(help ? argv[2] : word), launched_rank());
+        return report(unknown_command(help ? argv[2] : word), bw_launched_rank());
     if (!help)
         return dispatch(command, argc - 1, argv + 1);
     bw_help_command(command);

@@ -53,8 +53,9 @@ void bw_error_clear(void);
     } while (0)
 
 /* Log lines. Rank 0 speaks for all; the other ranks are silent. */
-void bw_log_rank(int rank);                                                  /* call once, after MPI is up */
-void bw_log_quiet(bool no_progress);                                         /* --quiet */
+void bw_log_rank(int rank);          /* call once, after MPI is up */
+int bw_launched_rank(void);          /* as the launcher's environment says, before MPI is up; -1: no launcher */
+void bw_log_quiet(bool no_progress); /* --quiet */
 void bw_info(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stdout */
 void bw_warn(const char *format, ...) __attribute__((format(printf, 1, 2))); /* stderr, "breakwater: warning: ..." */
 void bw_log_error(void);                                                     /* the message of bw_fail(), as "breakwater: error: ..." on stderr */
@@ -73,7 +74,7 @@ int64_t bw_mem_now(void);
 int64_t bw_mem_peak(void);     /* of what is counted; bytes */
 int64_t bw_mem_peak_rss(void); /* of the process, from the kernel; bytes */
 /* One purpose's name and peak, in the order in which they came up; false past the last. */
-enum { BW_MEM_NAME = 40 };
+enum { BW_MEM_NAME = 40, BW_MEM_PURPOSES = 96 };
 bool bw_mem_purpose(int index, char name[BW_MEM_NAME], int64_t *peak);
 int64_t bw_mem_purpose_peak(const char *name); /* 0 when nothing was ever counted under it */
 
@@ -102,7 +103,11 @@ void bw_map_close(bw_map *map);
  * mode is that of open(2), e.g. 0644, or 0600 for a BufferLoRA. BW_CANTCREATE or BW_IO. */
 int bw_file_write(const char *path, const void *bytes, size_t length, unsigned mode);
 /* The two halves of bw_file_write for files written by others (HDF5, many ranks): fsync `temporary`, rename it, fsync the folder. */
-int bw_file_publish(const char *temporary, const char *path);
+int bw_file_publish(const char *temporary, const char *path); /* `temporary` may be a folder */
+/* For files that are written in pieces. put: all of `count` bytes at `offset`, however little a pwrite(2) takes. finish: fsync unless `status` is a
+ * failure already, and close; the first failure is returned. BW_IO; `path` is for the message. */
+int bw_file_put(int descriptor, const char *path, const void *bytes, int64_t count, int64_t offset);
+int bw_file_finish(int descriptor, const char *path, int status);
 int bw_dir_make(const char *path); /* mkdir -p */
 bool bw_file_exists(const char *path);
 int bw_path(bw_text *out, const char *folder, const char *name); /* out = folder/name */
@@ -115,7 +120,7 @@ typedef struct bw_lock {
 } bw_lock;
 /* Make the folder and hold it until bw_folder_unlock() or the end of the process, however it ends: the lock is the operating system's, and a file
  * .lock that a killed job left keeps nobody out. Held by another process, here or on another node: BW_CANTCREATE names it. A file system without
- * locks is worth a warning. One process of a job does this for all. Local. */
+ * locks is worth a warning; on a read-only one nobody can write, and nothing is held. One process of a job does this for all. Local. */
 int bw_folder_lock(bw_lock *lock, const char *folder);
 void bw_folder_unlock(bw_lock *lock); /* a folder made for nothing goes again */
 /* `names` ends with NULL, and is what a command writes beside config.yaml. A folder without config.yaml in which one of them is belongs to

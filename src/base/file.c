@@ -122,11 +122,13 @@ void bw_map_close(bw_map *map)
 
 /* ---- writing ------------------------------------------------------------------------------------------------------*/
 
-static int sync_path(const char *path, bool folder)
+static int sync_path(const char *path)
 {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | (folder ? O_DIRECTORY : 0));
+    struct stat info;
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0)
         return bw_fail(BW_IO, "%s: cannot be opened to flush it: %s", path, strerror(errno));
+    bool folder = fstat(descriptor, &info) == 0 && S_ISDIR(info.st_mode);
     /* Some file systems cannot flush a folder and say EINVAL: there is nothing more to be done there. */
     bool failed = fsync(descriptor) != 0 && !(folder && (errno == EINVAL || errno == EROFS));
     int error = errno;
@@ -141,31 +143,43 @@ static int sync_folder_of(const char *path)
     const char *slash = strrchr(path, '/');
     int status = slash ? bw_text_add(&folder, path, slash == path ? 1 : (size_t)(slash - path)) : bw_text_add(&folder, ".", 1);
     if (status == BW_OK)
-        status = sync_path(folder.data, true);
+        status = sync_path(folder.data);
     bw_text_free(&folder);
     return status;
 }
 
 int bw_file_publish(const char *temporary, const char *path)
 {
-    BW_TRY(sync_path(temporary, false));
+    BW_TRY(sync_path(temporary));
     if (rename(temporary, path) != 0)
         return bw_fail(BW_CANTCREATE, "%s: cannot be renamed to %s: %s", temporary, path, strerror(errno));
     return sync_folder_of(path);
 }
 
-static int write_all(int descriptor, const char *bytes, size_t length, const char *path)
+int bw_file_put(int descriptor, const char *path, const void *bytes, int64_t count, int64_t offset)
 {
-    while (length) {
-        ssize_t written = write(descriptor, bytes, length);
+    const char *next = bytes;
+    while (count > 0) {
+        ssize_t written = pwrite(descriptor, next, (size_t)count, (off_t)offset);
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0)
-            return bw_fail(BW_IO, "%s: writing broke off: %s", path, written < 0 ? strerror(errno) : "nothing was taken");
-        bytes += written;
-        length -= (size_t)written;
+            return bw_fail(BW_IO, "%s: writing %lld bytes at byte %lld broke off: %s", path, (long long)count, (long long)offset,
+                           written < 0 ? strerror(errno) : "nothing was taken");
+        next += written;
+        count -= written;
+        offset += written;
     }
     return BW_OK;
+}
+
+int bw_file_finish(int descriptor, const char *path, int status)
+{
+    if (status == BW_OK && fsync(descriptor) != 0)
+        status = bw_fail(BW_IO, "%s: not written to disk: %s", path, strerror(errno));
+    if (close(descriptor) != 0 && status == BW_OK)
+        status = bw_fail(BW_IO, "%s: not written to disk: %s", path, strerror(errno));
+    return status;
 }
 
 /* The temporary beside the file; a leftover of a killed run is removed first, so that its mode and owner do not stay. */
@@ -175,10 +189,7 @@ static int write_temporary(const char *temporary, const char *path, const void *
     int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
     if (descriptor < 0)
         return bw_fail(BW_CANTCREATE, "%s: cannot be created: %s", path, strerror(errno));
-    int status = write_all(descriptor, bytes, length, path);
-    if (close(descriptor) != 0 && status == BW_OK)
-        status = bw_fail(BW_IO, "%s: writing broke off: %s", path, strerror(errno));
-    return status;
+    return bw_file_finish(descriptor, path, bw_file_put(descriptor, path, bytes, (int64_t)length, 0));
 }
 
 int bw_file_write(const char *path, const void *bytes, size_t length, unsigned mode)
@@ -201,11 +212,16 @@ done:
 
 static int make_one(const char *path)
 {
+    enum { MOST_TRIES = 8 }; /* another job may take away the folder that was in the way */
     struct stat info;
-    if (mkdir(path, 0777) == 0)
-        return BW_OK;
-    int error = errno; /* a read-only or closed parent says so even where the folder is there already */
-    if (stat(path, &info) != 0)
+    int error = EEXIST, missing = -1;
+    for (int attempt = 0; error == EEXIST && missing != 0 && attempt < MOST_TRIES; attempt++) {
+        if (mkdir(path, 0777) == 0)
+            return BW_OK;
+        error = errno; /* a read-only or closed parent says so even where the folder is there already */
+        missing = stat(path, &info);
+    }
+    if (missing != 0)
         return bw_fail(BW_CANTCREATE, "%s: folder cannot be made: %s", path, strerror(error));
     return S_ISDIR(info.st_mode) ? BW_OK : bw_fail(BW_CANTCREATE, "%s: folder cannot be made: a file of that name is there", path);
 }

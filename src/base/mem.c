@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { ALIGNMENT = 64, PURPOSES = 96, NAME_BYTES = BW_MEM_NAME };
+enum { ALIGNMENT = 64, NAME_BYTES = BW_MEM_NAME };
 
 typedef struct header { /* sits in front of every block */
     size_t bytes;
@@ -18,7 +18,7 @@ typedef struct purpose_sum {
 } purpose_sum;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static purpose_sum sums[PURPOSES];
+static purpose_sum sums[BW_MEM_PURPOSES];
 static int purposes;
 static int64_t total_now, total_peak;
 
@@ -28,8 +28,8 @@ static int find_purpose(const char *name)
     for (int i = 0; i < purposes; i++)
         if (strncmp(sums[i].name, name, NAME_BYTES - 1) == 0)
             return i;
-    if (purposes == PURPOSES)
-        return PURPOSES - 1;
+    if (purposes == BW_MEM_PURPOSES)
+        return BW_MEM_PURPOSES - 1;
     snprintf(sums[purposes].name, NAME_BYTES, "%s", name);
     return purposes++;
 }

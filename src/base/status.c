@@ -48,6 +48,18 @@ void bw_error_clear(void)
     atomic_store(&message_taken, false);
 }
 
+/* Launchers say in the environment who is first: before MPI is up one rank should speak for all. */
+int bw_launched_rank(void)
+{
+    static const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+        const char *value = getenv(variables[i]);
+        if (value)
+            return atoi(value);
+    }
+    return -1;
+}
+
 void bw_log_rank(int rank)
 {
     log_rank = rank;
@@ -63,11 +75,7 @@ void bw_log_quiet(bool no_progress)
 /* Launchers give a rank a terminal of their own making, whatever their output goes to: only where none is at work a terminal is one. */
 static bool on_terminal(void)
 {
-    static const char *const launchers[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++)
-        if (getenv(launchers[i]))
-            return false;
-    return isatty(STDOUT_FILENO);
+    return bw_launched_rank() < 0 && isatty(STDOUT_FILENO);
 }
 
 static void print_progress(void)

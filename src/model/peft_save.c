@@ -232,29 +232,6 @@ static int make_parent(const char *path)
     return status;
 }
 
-static int write_at(int file, const char *path, const void *bytes, int64_t count, int64_t offset)
-{
-    const char *next = bytes;
-    while (count > 0) {
-        const ssize_t written = pwrite(file, next, (size_t)count, offset);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return bw_fail(BW_IO, "%s: writing broke off: %s", path, written < 0 ? strerror(errno) : "nothing was written");
-        next += written, count -= written, offset += written;
-    }
-    return BW_OK;
-}
-
-static int sync_and_close(int file, const char *path, int status)
-{
-    if (status == BW_OK && fsync(file) != 0)
-        status = bw_fail(BW_IO, "%s: writing broke off: %s", path, strerror(errno));
-    if (close(file) != 0 && status == BW_OK)
-        status = bw_fail(BW_IO, "%s: writing broke off: %s", path, strerror(errno));
-    return status;
-}
-
 /* What stands at the adapter's place is replaced only where it is an adapter, or an empty folder. */
 static int check_replaced(const writing *writing)
 {
@@ -287,8 +264,8 @@ static int begin(const writing *writing, const char *base)
                      ? BW_OK
                      : bw_fail(BW_IO, "%s: cannot be made %lld bytes long: %s", path, (long long)writing->file_bytes, strerror(errno));
     if (status == BW_OK)
-        status = write_at(file, path, writing->header.data, (int64_t)writing->header.length, 0);
-    return sync_and_close(file, path, status);
+        status = bw_file_put(file, path, writing->header.data, (int64_t)writing->header.length, 0);
+    return bw_file_finish(file, path, status);
 }
 
 /* The ranks of replica 0: every nth tensor. */
@@ -304,8 +281,8 @@ static int write_share(const writing *writing)
         return bw_fail(BW_IO, "%s: cannot be opened for writing: %s (do all nodes see this folder?)", path, strerror(errno));
     int status = BW_OK;
     for (int i = me; status == BW_OK && i < writing->count; i += writers)
-        status = write_at(file, path, writing->specs[i].data, writing->specs[i].bytes, writing->specs[i].offset);
-    return sync_and_close(file, path, status);
+        status = bw_file_put(file, path, writing->specs[i].data, writing->specs[i].bytes, writing->specs[i].offset);
+    return bw_file_finish(file, path, status);
 }
 
 /* Rank 0. A folder that is replaced is moved aside first, so that the name always means a whole adapter or none. */

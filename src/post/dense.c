@@ -134,19 +134,7 @@ static int plan_shards(dense *d)
 /* ---- files --------------------------------------------------------------------------------------------------------- */
 static int put(const shard *s, const void *bytes, int64_t count, int64_t offset)
 {
-    const char *from = bytes;
-    while (count > 0) {
-        ssize_t written = pwrite(s->descriptor, from, (size_t)count, (off_t)offset);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return bw_fail(BW_IO, "%s: writing %lld bytes at byte %lld broke off: %s", s->file, (long long)count, (long long)offset,
-                           written < 0 ? strerror(errno) : "nothing was taken");
-        from += written;
-        count -= written;
-        offset += written;
-    }
-    return BW_OK;
+    return bw_file_put(s->descriptor, s->file, bytes, count, offset);
 }
 
 static int open_shard(const dense *d, shard *s, int flags)
@@ -164,13 +152,9 @@ static int open_shard(const dense *d, shard *s, int flags)
 
 static int close_shard(shard *s)
 {
-    if (s->descriptor < 0)
-        return BW_OK;
-    bool failed = fsync(s->descriptor) != 0;
-    int error = errno;
-    failed = close(s->descriptor) != 0 || failed;
+    int status = s->descriptor < 0 ? BW_OK : bw_file_finish(s->descriptor, s->file, BW_OK);
     s->descriptor = -1;
-    return failed ? bw_fail(BW_IO, "%s: not written to disk: %s", s->file, strerror(error)) : BW_OK;
+    return status;
 }
 
 static int create_shards(dense *d)

@@ -42,21 +42,19 @@ static int add_row(bw_text *out, const char *name, const row *r, int ranks, doub
                         100 * r->mean / whole);
 }
 
-enum { MOST_PURPOSES = 96 };
-
 /* Rank 0 has every purpose: it counts what its node shares. Largest of all ranks, and the sum of all. Collective on world. */
 static int add_purposes(const bw_trainer *t, bw_text *out)
 {
-    char names[MOST_PURPOSES][BW_MEM_NAME] = {{0}};
-    int64_t largest[MOST_PURPOSES] = {0}, all[MOST_PURPOSES] = {0}, unused;
+    char names[BW_MEM_PURPOSES][BW_MEM_NAME] = {{0}};
+    int64_t largest[BW_MEM_PURPOSES] = {0}, all[BW_MEM_PURPOSES] = {0}, unused;
     int count = 0;
-    while (count < MOST_PURPOSES && bw_mem_purpose(count, names[count], &unused))
+    while (count < BW_MEM_PURPOSES && bw_mem_purpose(count, names[count], &unused))
         count++;
     BW_TRY(bw_broadcast(t->grid, names, sizeof names));
-    for (int i = 0; i < MOST_PURPOSES; i++)
+    for (int i = 0; i < BW_MEM_PURPOSES; i++)
         largest[i] = all[i] = *names[i] ? bw_mem_purpose_peak(names[i]) : 0;
-    BW_TRY(bw_max_ints(t->grid, largest, MOST_PURPOSES));
-    BW_TRY(bw_sum_ints(t->grid, all, MOST_PURPOSES));
+    BW_TRY(bw_max_ints(t->grid, largest, BW_MEM_PURPOSES));
+    BW_TRY(bw_sum_ints(t->grid, all, BW_MEM_PURPOSES));
     int status = bw_text_addf(out, "%-40s %16s %16s\n", "memory, bytes at peak", "fullest rank", "all ranks");
     for (int i = 0; status == BW_OK && i < count; i++)
         status = bw_text_addf(out, "%-40s %16" PRId64 " %16" PRId64 "\n", names[i], largest[i], all[i]);

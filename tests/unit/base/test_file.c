@@ -1,5 +1,6 @@
 /* Files are there complete or not at all. */
 #include "breakwater/base.h"
+#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -7,6 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -45,6 +47,34 @@ static void assert_content(const char *path, const char *expected)
     assert_memory_equal(map.size ? (const void *)map.data : "", expected, map.size);
     assert_string_equal(map.path, path);
     bw_map_close(&map);
+}
+
+/* A file system that cannot flush: folders, or files as well. In place of the C library's. */
+static enum { ALL, FILES_ONLY, NOTHING } flushes;
+int fsync(int descriptor)
+{
+    struct stat info;
+    if (flushes == NOTHING || (flushes == FILES_ONLY && fstat(descriptor, &info) == 0 && S_ISDIR(info.st_mode))) {
+        errno = EINVAL;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, descriptor);
+}
+
+static void a_folder_is_published_where_folders_cannot_be_flushed_and_a_file_is_not(void **state)
+{
+    (void)state;
+    flushes = FILES_ONLY;
+    assert_int_equal(bw_dir_make(in_folder("whole.tmp")), BW_OK);
+    assert_int_equal(bw_file_publish(in_folder("whole.tmp"), in_folder("whole")), BW_OK);
+    assert_true(bw_file_exists(in_folder("whole")));
+    assert_int_equal(bw_file_write(in_folder("a"), "x", 1, 0644), BW_OK);
+    flushes = NOTHING;
+    assert_int_equal(bw_file_write(in_folder("b"), "x", 1, 0644), BW_IO);
+    flushes = ALL;
+    assert_non_null(strstr(bw_error(), "not written to disk: Invalid argument"));
+    assert_false(bw_file_exists(in_folder("b")) || bw_file_exists(in_folder("b.tmp")));
+    bw_error_clear();
 }
 
 static void what_is_written_is_read(void **state)
@@ -231,6 +261,7 @@ static void hashes_tell_content_and_order_apart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_folder_is_published_where_folders_cannot_be_flushed_and_a_file_is_not),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(a_private_file_is_private_even_over_a_leftover),
         cmocka_unit_test(a_full_disk_keeps_the_old_file),
