@@ -3,8 +3,8 @@
  * A block-cyclic piece is at most four regular hyperslabs of the global dataset: whole blocks and a last ragged block, in either
  * dimension. HDF5 walks their union row by row, so the piece is turned from columns to rows before it is written.
  *
- * Every dataset carries "sum64": the sum, modulo 2^64, of a mixture of each entry's bits and its place. A sum knows no order, so
- * any grid can make it and any other can check it. */
+ * Every dataset carries "sum64": the sum, modulo 2^64, of a mixture of each entry's bits and its place, and of a hash of its name, so that none
+ * stands in another's place. A sum knows no order, so any grid can make it and any other can check it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
@@ -294,9 +294,10 @@ static uint64_t turn(const bw_matrix *matrix, char *rows, bool to_rows)
     return sum;
 }
 
-static int sum_over_grid(const bw_h5 *h5, uint64_t *sum)
+static int sum_over_grid(const bw_h5 *h5, const char *name, uint64_t *sum)
 {
     BW_MPI(MPI_Allreduce(MPI_IN_PLACE, sum, 1, MPI_UINT64_T, MPI_SUM, h5->grid->comms->grid));
+    *sum += bw_hash_bytes(name, strlen(name)).low;
     return BW_OK;
 }
 
@@ -365,7 +366,7 @@ int bw_h5_write_matrix(bw_h5 *h5, const char *name, const bw_matrix *matrix)
         status = (rows = bw_calloc(matrix->rows * matrix->cols, entry_bytes(matrix), "hdf5")) ? BW_OK : BW_SYSTEM;
     BW_GO(agree(h5, status));
     sum = turn(matrix, rows, true);
-    BW_GO(sum_over_grid(h5, &sum));
+    BW_GO(sum_over_grid(h5, name, &sum));
     dataset = create_dataset(h5, name, matrix);
     BW_GO(agree(h5, dataset >= 0 ? BW_OK : fail_with(BW_IO, h5->path, "create dataset", name)));
     BW_GO(agree(h5, write_scalar(dataset, checksum, H5T_STD_U64LE, H5T_NATIVE_UINT64, &sum) >= 0
@@ -442,10 +443,10 @@ int bw_h5_read_matrix(bw_h5 *h5, const char *name, bw_matrix *matrix)
     BW_GO(agree(h5, check_dataset(h5, name, dataset, matrix, &expected)));
     BW_GO(agree(h5, transfer(dataset, matrix, rows, false) >= 0 ? BW_OK : fail_with(BW_DATA, h5->path, "read dataset", name)));
     sum = turn(matrix, rows, false);
-    BW_GO(sum_over_grid(h5, &sum));
+    BW_GO(sum_over_grid(h5, name, &sum));
     if (sum != expected)
-        BW_GO(bw_fail(BW_DATA, "%s: dataset %s is damaged: checksum %016llx, expected %016llx", h5->path, name, (unsigned long long)sum,
-                      (unsigned long long)expected));
+        BW_GO(bw_fail(BW_DATA, "%s: dataset %s is damaged, or another one: checksum %016llx, expected %016llx", h5->path, name,
+                      (unsigned long long)sum, (unsigned long long)expected));
 done:
     release(dataset);
     bw_free(rows);

@@ -4,7 +4,7 @@
  *                    settings (the configuration as YAML), program, complete
  *   /lora/LLL/TARGET/A, B              factors, fp32, r x in and out x r
  *   /adam/LLL/TARGET/A_m, A_v, B_m, B_v  moments
- *   Each group /lora/LLL/TARGET has an attribute `checksum`: of its factors and moments (see entry_hash). */
+ * Every dataset carries its checksum (io/h5.c), its name included: nothing is damaged unseen, and none stands in another's place. */
 #include "breakwater/train.h"
 #include "breakwater/h5.h"
 #include <dirent.h>
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* MOST_STEPS: dropout keys hold a step in 32 bits. MOST_MICRO_BATCHES: as --micro-batches. */
-enum { FORMAT_VERSION = 1, MOST_EXPONENT = 1023, MOST_STEPS = 2147483647, MOST_MICRO_BATCHES = 65536 };
+enum { FORMAT_VERSION = 2, MOST_EXPONENT = 1023, MOST_STEPS = 2147483647, MOST_MICRO_BATCHES = 65536 };
 
 /* ---- datasets of a pair ---------------------------------------------------------------------------------------------- */
 typedef struct dataset {
@@ -55,69 +55,23 @@ static int for_each_pair(const bw_state *state, pair_action action, void *contex
     return BW_OK;
 }
 
-/* ---- checksum: a sum over entries of hash(place, bits), so that ranks add up what they own and any grid gets the same - */
-
-static uint64_t entry_hash(uint64_t place, uint32_t bits)
-{
-    uint64_t z = (place << 32 ^ bits) + 0x9e3779b97f4a7c15u * (place + 1); /* finaliser of splitmix64 (Steele et al. 2014) */
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-static int hash_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
-{
-    uint64_t *sum = context;
-    for (int64_t c = 0; c < cols; c++)
-        for (int64_t r = 0; r < rows; r++) {
-            uint32_t bits;
-            memcpy(&bits, (const float *)block + c * matrix->ld + r, sizeof bits);
-            *sum += entry_hash((uint64_t)((i + r) * matrix->layout.n + j + c), bits);
-        }
-    return BW_OK;
-}
-
-/* This replica's ranks hold each entry once; the sum over the world is divided by the number of replicas by adding only
- * replica 0's share. */
-static int checksum(const bw_grid *grid, const dataset sets[DATASETS], int64_t *out)
-{
-    uint64_t sum = 0;
-    for (int i = 0; i < DATASETS && grid->replica == 0; i++) {
-        uint64_t one = 0;
-        BW_TRY(bw_matrix_visit(sets[i].matrix, hash_block, &one));
-        sum += one * (uint64_t)(2 * i + 1);
-    }
-    *out = (int64_t)sum;
-    return bw_sum_ints(grid, out, 1);
-}
-
 /* ---- write ----------------------------------------------------------------------------------------------------------- */
 typedef struct transfer {
     const bw_grid *grid;
     bw_state *state;
     bw_h5 *h5;
     const char *path;
-    int64_t *checksums, *exponents; /* had before the file is opened: no rank runs out of memory between two collectives */
+    int64_t *exponents; /* had before the file is opened: no rank runs out of memory between two collectives */
 } transfer;
 
 static int transfer_create(transfer *t)
 {
-    BW_TRY(BW_NEW(t->checksums, t->state->tensors / 2, "checkpoint"));
     return BW_NEW(t->exponents, t->state->tensors, "checkpoint");
 }
 
 static void transfer_free(transfer *t)
 {
-    bw_free(t->checksums);
     bw_free(t->exponents);
-}
-
-static int sum_pair(void *context, int layer, bw_target target, int tensor)
-{
-    transfer *t = context;
-    dataset sets[DATASETS];
-    datasets_of(t->state, layer, target, tensor, sets);
-    return checksum(t->grid, sets, &t->checksums[tensor / 2]);
 }
 
 static int write_pair(void *context, int layer, bw_target target, int tensor)
@@ -127,9 +81,7 @@ static int write_pair(void *context, int layer, bw_target target, int tensor)
     datasets_of(t->state, layer, target, tensor, sets);
     for (int i = 0; i < DATASETS; i++)
         BW_TRY(bw_h5_write_matrix(t->h5, sets[i].name, sets[i].matrix));
-    char group[96];
-    snprintf(group, sizeof group, "/lora/%03d/%s", layer, bw_target_name(target));
-    return bw_h5_set_ints(t->h5, group, "checksum", &t->checksums[tensor / 2], 1);
+    return BW_OK;
 }
 
 typedef struct text_attribute {
@@ -202,7 +154,25 @@ static void replace_oldest(int64_t *steps, int count, int64_t step)
         steps[oldest] = step;
 }
 
-/* Steps of the files step-NNNNNN.h5, newest first; of more than `most` the newest. */
+enum { STEP_NAME = 48 };
+
+static void step_name(char name[STEP_NAME], int64_t step, const char *tail)
+{
+    snprintf(name, STEP_NAME, "step-%06" PRId64 ".h5%s", step, tail);
+}
+
+/* The step of a file whose name is spelled as step_name() does; -1: another file. */
+static int64_t step_of(const char *name, const char *tail)
+{
+    char spelled[STEP_NAME];
+    int64_t step;
+    if (sscanf(name, "step-%" SCNd64, &step) != 1 || step < 0)
+        return -1;
+    step_name(spelled, step, tail);
+    return strcmp(name, spelled) == 0 ? step : -1;
+}
+
+/* Steps of the checkpoints in a folder, newest first; of more than `most` the newest. */
 static int list_steps(const char *folder, int64_t *steps, int most)
 {
     DIR *dir = opendir(folder);
@@ -210,9 +180,8 @@ static int list_steps(const char *folder, int64_t *steps, int most)
         return 0;
     int count = 0;
     for (struct dirent *entry; (entry = readdir(dir));) {
-        int end = 0;
-        int64_t step;
-        if (sscanf(entry->d_name, "step-%" SCNd64 ".h5%n", &step, &end) != 1 || end == 0 || entry->d_name[end] != 0)
+        int64_t step = step_of(entry->d_name, "");
+        if (step < 0)
             continue;
         if (count < most)
             steps[count++] = step;
@@ -226,7 +195,9 @@ static int list_steps(const char *folder, int64_t *steps, int most)
 
 static int step_path(bw_text *out, const char *folder, int64_t step)
 {
-    return bw_text_addf(out, "%s/step-%06" PRId64 ".h5", folder, step);
+    char name[STEP_NAME];
+    step_name(name, step, "");
+    return bw_path(out, folder, name);
 }
 
 enum { MOST_FILES = 4096 };
@@ -250,11 +221,7 @@ static void delete_old(const char *folder, int64_t step, int64_t keep)
 /* Of the names that checkpoints are written under: step-N.h5, where `all`, and step-N.h5.tmp. */
 static bool is_swept(const char *name, bool all)
 {
-    int64_t step;
-    int end = 0;
-    if (sscanf(name, "step-%" SCNd64 ".h5%n", &step, &end) != 1 || end == 0)
-        return false;
-    return (all && name[end] == 0) || strcmp(name + end, ".tmp") == 0;
+    return (all && step_of(name, "") >= 0) || step_of(name, ".tmp") >= 0;
 }
 
 int bw_checkpoint_sweep(const char *folder, bool all)
@@ -305,7 +272,6 @@ int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_con
     if (status == BW_OK && grid->rank == 0)
         status = prepare(folder, temporary.data, mode);
     BW_GO(bw_agree(grid, status));
-    BW_GO(bw_agree(grid, for_each_pair(state, sum_pair, &t)));
     BW_GO(bw_agree(grid, grid->replica == 0 ? write_file(&t, settings.data, temporary.data) : BW_OK));
     if (grid->rank == 0)
         status = bw_file_publish(temporary.data, path.data);
@@ -333,20 +299,6 @@ static int read_pair(void *context, int layer, bw_target target, int tensor)
     datasets_of(t->state, layer, target, tensor, sets);
     for (int i = 0; i < DATASETS; i++)
         BW_TRY(bw_h5_read_matrix(t->h5, sets[i].name, sets[i].matrix));
-    char group[96];
-    snprintf(group, sizeof group, "/lora/%03d/%s", layer, bw_target_name(target));
-    return bw_h5_get_ints(t->h5, group, "checksum", &t->checksums[tensor / 2], 1);
-}
-
-static int check_pair(void *context, int layer, bw_target target, int tensor)
-{
-    transfer *t = context;
-    dataset sets[DATASETS];
-    datasets_of(t->state, layer, target, tensor, sets);
-    int64_t sum;
-    BW_TRY(checksum(t->grid, sets, &sum));
-    if (sum != t->checksums[tensor / 2])
-        return bw_fail(BW_DATA, "%s: the checksum of layer %d, target %s does not fit its data", t->path, layer, bw_target_name(target));
     return BW_OK;
 }
 
@@ -424,8 +376,7 @@ static int read_file(const bw_grid *grid, bw_state *state, const char *path, boo
     other = *foreign; /* seen by one replica, it ends the search of all */
     BW_GO(bw_max_ints(grid, &other, 1));
     *foreign = other != 0;
-    BW_GO(bw_agree(grid, content));
-    status = bw_agree(grid, for_each_pair(state, check_pair, &t));
+    status = bw_agree(grid, content);
 done:
     transfer_free(&t);
     return status;

@@ -80,6 +80,14 @@ for each in hopeless/checkpoints/*.h5; do truncate -s 1000 "$each"; done
 expect_fail 65 "none of the [0-9]+ checkpoints" 2 "${train[@]}" --steps "$few" --output hopeless
 [ ! -e hopeless/adapter ] || fail "an adapter from no checkpoint"
 
+cp -r source misnamed # not what this program calls its files: neither looked at nor deleted
+cp "$(checkpoint_file source "$last")" misnamed/checkpoints/step-7.h5
+cp "$(checkpoint_file source "$last")" misnamed/checkpoints/step--00007.h5
+: >misnamed/checkpoints/step-8.h5.tmp
+run 2 "${train[@]}" --steps "$few" --output misnamed
+! grep -q '^breakwater: warning: ' err && grep -q "resuming after step $last of $few" out || fail "files of other names are taken for checkpoints: $(cat err)"
+for name in step-7.h5 step--00007.h5 step-8.h5.tmp; do [ -e "misnamed/checkpoints/$name" ] || fail "$name was deleted"; done
+
 note "a named checkpoint, and one that is not there"
 cp -r source named
 mkdir elsewhere && mv named/checkpoints/* elsewhere

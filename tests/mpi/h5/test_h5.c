@@ -1,4 +1,5 @@
 /* test_h5.c - what one grid writes any other reads, bit for bit, and a damaged file is refused by every rank. */
+#include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -230,6 +231,39 @@ static void a_flipped_bit_is_noticed(const bw_grid *grid)
     expect_read(grid, BW_OK, "/lora/0/q/A", BW_PIECE_F32, 16, 16);
 }
 
+/* Rank 0, behind the library's back. */
+static void swap_names(const char *one, const char *other)
+{
+    hid_t whole = H5Fopen(file, H5F_ACC_RDWR, H5P_DEFAULT);
+    CHECK(whole >= 0 && H5Lmove(whole, one, whole, "/aside", H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    CHECK(H5Lmove(whole, other, whole, one, H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    CHECK(H5Lmove(whole, "/aside", whole, other, H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    CHECK(H5Fclose(whole) >= 0);
+}
+
+static void a_dataset_in_the_place_of_another_is_noticed(const bw_grid *grid)
+{
+    static const char *const names[] = {"/adam/0/q/A_m", "/adam/0/q/A_v"};
+    bw_h5 *h5 = NULL;
+    bw_matrix matrix;
+    CHECK_OK(bw_matrix_create(&matrix, grid, BW_PIECE_F32, 16, 16, 3, 3, "test"));
+    CHECK_OK(bw_h5_create(&h5, grid, file));
+    for (int64_t i = 0; h5 && i < 2; i++) {
+        CHECK_OK(bw_matrix_visit(&matrix, fill, &i));
+        CHECK_OK(bw_h5_write_matrix(h5, names[i], &matrix));
+    }
+    CHECK_OK(bw_h5_close(&h5));
+    bw_matrix_free(&matrix);
+    for (int swaps = 0; swaps < 3; swaps++) {
+        for (int i = 0; i < 2; i++)
+            expect_read(grid, swaps % 2 ? BW_DATA : BW_OK, names[i], BW_PIECE_F32, 16, 16);
+        CHECK_OK(bw_barrier(grid));
+        if (grid->rank == 0)
+            swap_names(names[0], names[1]);
+        CHECK_OK(bw_barrier(grid));
+    }
+}
+
 static void a_cut_file_is_refused(const bw_grid *grid)
 {
     struct stat whole;
@@ -301,6 +335,7 @@ int main(int argc, char **argv)
     CHECK_OK(bw_barrier(grid));
     a_flipped_bit_is_noticed(grid);
     a_cut_file_is_refused(grid);
+    a_dataset_in_the_place_of_another_is_noticed(grid);
     files_that_are_not_there_have_their_own_status(grid);
     a_long_text_comes_back(grid);
     CHECK_OK(bw_barrier(grid));
