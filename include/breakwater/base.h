@@ -85,6 +85,7 @@ typedef struct bw_text {
 } bw_text;
 int bw_text_add(bw_text *text, const void *bytes, size_t length);
 int bw_text_addf(bw_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int bw_text_add_word(bw_text *text, const char *word); /* as one word of a shell's line, in quotes where it needs them */
 void bw_text_free(bw_text *text);
 /* The candidate nearest to `word` by edit distance, or NULL when none is near enough to suggest. */
 const char *bw_nearest(const char *word, const char *const *candidates, int count);
@@ -274,6 +275,8 @@ int bw_config_check(const bw_config *config, bw_command command);
  * options of the command, false past the last. */
 bool bw_config_entry(const bw_config *config, bw_command command, int index, const char **name, bw_text *value);
 int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out);
+/* " --name value" for a shell, of every option that both commands take and that differs from its default. */
+int bw_config_arguments(const bw_config *config, bw_command from, bw_command to, bw_text *out);
 void bw_config_help(bw_command command, FILE *out);
 
 /* An option as people are told of it: for the man pages and the completion. The strings are the table's. */

@@ -50,6 +50,8 @@ int bw_source_read(const bw_source *source, int layer, bw_target target, int64_t
 /* Vectors and the two big tables. name: "input_layernorm", "post_attention_layernorm", "norm" (layer -1), "embed_tokens", "lm_head". */
 int bw_source_read_named(const bw_source *source, int layer, const char *name, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out,
                          int64_t ld);
+/* BW_DATA when a tokenizer of this many tokens has ids that the embedding has no row for. Local. */
+int bw_source_check_tokens(const bw_source *source, int32_t tokens);
 bw_dtype bw_source_dtype(const bw_source *source, int layer, bw_target target);
 /* Copies config.json and tokenizer files to a model folder we write, with torch_dtype set; a GGUF's are generated from its metadata. */
 int bw_source_write_config(const bw_source *source, const char *folder, bw_dtype dtype);

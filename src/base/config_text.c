@@ -111,6 +111,47 @@ done:
     return status;
 }
 
+/* ---- as a command line --------------------------------------------------------------------------------------------- */
+
+static int add_argument(bw_text *out, const bw_option *option, const char *value)
+{
+    if (option->kind == BW_KIND_FLAG)
+        return bw_text_addf(out, " --%s%s", strcmp(value, "true") ? "no-" : "", option->name);
+    BW_TRY(bw_text_addf(out, " --%s ", option->name));
+    return bw_text_add_word(out, value);
+}
+
+static int add_if_changed(bw_text *out, const bw_option *option, const bw_config *config, const bw_config *standard)
+{
+    bw_text value = {0}, usual = {0};
+    const bw_list *list = (const void *)((const char *)config + option->offset);
+    int status;
+    BW_GO(add_value(&value, config, option, false));
+    BW_GO(add_value(&usual, standard, option, false));
+    if (strcmp(value.data, usual.data) == 0)
+        goto done;
+    if (option->kind != BW_KIND_PATHS)
+        BW_GO(add_argument(out, option, value.data));
+    for (int i = 0; option->kind == BW_KIND_PATHS && i < list->count; i++)
+        BW_GO(add_argument(out, option, list->items[i]));
+done:
+    bw_text_free(&value);
+    bw_text_free(&usual);
+    return status;
+}
+
+int bw_config_arguments(const bw_config *config, bw_command from, bw_command to, bw_text *out)
+{
+    bw_config standard;
+    int status = BW_OK;
+    bw_config_init(&standard);
+    for (int i = 0; status == BW_OK && i < bw_option_count; i++)
+        if (bw_option_taken(&bw_options[i], from) && bw_option_taken(&bw_options[i], to) && bw_option_is_echoed(&bw_options[i]))
+            status = add_if_changed(out, &bw_options[i], config, &standard);
+    bw_config_free(&standard);
+    return status;
+}
+
 /* ---- help ---------------------------------------------------------------------------------------------------------- */
 
 enum { INDENT = 30, WIDTH = 100 };

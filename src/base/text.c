@@ -52,6 +52,17 @@ int bw_text_addf(bw_text *text, const char *format, ...)
     return BW_OK;
 }
 
+int bw_text_add_word(bw_text *text, const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
+    if (*word && !word[strspn(word, plain)])
+        return bw_text_add(text, word, strlen(word));
+    BW_TRY(bw_text_add(text, "'", 1));
+    for (; *word; word++)
+        BW_TRY(*word == '\'' ? bw_text_addf(text, "'\\''") : bw_text_add(text, word, 1));
+    return bw_text_add(text, "'", 1);
+}
+
 void bw_text_free(bw_text *text)
 {
     bw_free(text->data);

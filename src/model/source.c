@@ -135,7 +135,7 @@ static int read_outline(bw_source *source, const bw_json *config, const char *pa
     static const struct {
         const char *name;
         bw_dtype dtype;
-    } types[] = {{"float32", BW_F32}, {"float16", BW_F16}, {"bfloat16", BW_BF16}};
+    } types[] = {{"float32", BW_F32}, {"float16", BW_F16}, {"bfloat16", BW_BF16}, {"float64", BW_F64}};
     const bw_json *member = bw_json_get(config, "torch_dtype") ? bw_json_get(config, "torch_dtype") : bw_json_get(config, "dtype");
     const char *name = bw_json_text(member, NULL);
     source->outline = BW_F32;
@@ -146,7 +146,7 @@ static int read_outline(bw_source *source, const bw_json *config, const char *pa
             source->outline = types[i].dtype;
             return BW_OK;
         }
-    return bw_fail(BW_DATA, "%s: torch_dtype is '%s'; expected float32, float16 or bfloat16", path, name ? name : "not a text");
+    return bw_fail(BW_DATA, "%s: torch_dtype is '%s'; expected float32, float16, bfloat16 or float64", path, name ? name : "not a text");
 }
 
 static int read_config(bw_source *source, const char *path, const char *generation_path)
@@ -275,6 +275,13 @@ const bw_spec *bw_source_spec(const bw_source *source)
 const char *bw_source_path(const bw_source *source)
 {
     return source->path;
+}
+
+int bw_source_check_tokens(const bw_source *source, int32_t tokens)
+{
+    if (tokens <= source->spec.vocab)
+        return BW_OK;
+    return bw_fail(BW_DATA, "%s: the tokenizer has %d tokens, the model's embedding %lld rows", source->path, tokens, (long long)source->spec.vocab);
 }
 
 bw_dtype bw_source_dtype(const bw_source *source, int layer, bw_target target)

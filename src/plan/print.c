@@ -111,25 +111,44 @@ static int minutes_of(const bw_estimate *e, const bw_job *job)
     return (int)ceil(1.2 * (double)job->steps * e->times.step / 60) + 10;
 }
 
+/* The job that was planned: the options that were given, and what the plan chose. */
+static int training_line(const bw_estimate *e, const bw_job *job, bw_text *out)
+{
+    const bw_grid *grid = &e->layout.grid;
+    char shape[32], weights[16], stage[] = "user";
+    bw_config chosen = *job->config; /* borrows its texts */
+    snprintf(shape, sizeof shape, "%dx%d", grid->nprow, grid->npcol);
+    snprintf(weights, sizeof weights, "%s", store_name(&e->layout));
+    chosen.stage = chosen.stage ? chosen.stage : stage;
+    chosen.grid = shape;
+    chosen.weights = weights;
+    chosen.replicas = grid->replicas;
+    chosen.micro_batches = e->micro_batches;
+    chosen.threads = e->layout.threads;
+    chosen.ranks_per_node = 0; /* a plan's are real, and Slurm's business */
+    /* srun does not take the cores of a rank over from sbatch. */
+    BW_TRY(bw_text_addf(out, "srun --mpi=pmix --cpus-per-task=%d breakwater train", e->layout.threads));
+    BW_TRY(bw_config_arguments(&chosen, BW_PLAN, BW_TRAIN, out));
+    return bw_text_addf(out, "%s%s --output DIR", chosen.data.count > 0 ? "" : " --data FILE", job->folds ? " --buffer DIR" : "");
+}
+
 static int print_sbatch(const bw_estimate *e, const bw_job *job, bw_text *out)
 {
     const bw_grid *grid = &e->layout.grid;
-    const bw_config *config = job->config;
     const double gib = ceil(1.1 * (double)bw_memory_node(&e->memory) / GIB);
-    BW_TRY(bw_text_addf(out, "sbatch --nodes=%d --ntasks-per-node=%d --cpus-per-task=%d --mem=%.0fG", grid->nodes, grid->node_size, e->layout.threads,
-                        gib));
+    bw_text line = {0};
+    int status;
+    BW_GO(training_line(e, job, &line));
+    BW_GO(bw_text_addf(out, "sbatch --nodes=%d --ntasks-per-node=%d --cpus-per-task=%d --mem=%.0fG", grid->nodes, grid->node_size, e->layout.threads,
+                       gib));
     if (job->steps > 0)
-        BW_TRY(bw_text_addf(out, " --time=%d", minutes_of(e, job)));
-    /* srun does not take the cores of a rank over from sbatch. */
-    BW_TRY(bw_text_addf(out, " --wrap 'srun --mpi=pmix --cpus-per-task=%d breakwater train --stage %s --model %s", e->layout.threads,
-                        config->stage ? config->stage : "user", config->model));
-    for (int i = 0; i < config->data.count; i++)
-        BW_TRY(bw_text_addf(out, " --data %s", config->data.items[i]));
-    BW_TRY(bw_text_addf(
-        out, "%s%s --output DIR --batch %lld --micro-batches %lld --grid %dx%d --replicas %d --weights %s --recompute %s --threads %d'\n",
-        config->data.count > 0 ? "" : " --data FILE", job->folds ? " --buffer DIR" : "", (long long)config->batch, (long long)e->micro_batches,
-        grid->nprow, grid->npcol, grid->replicas, store_name(&e->layout), config->recompute, e->layout.threads));
-    return BW_OK;
+        BW_GO(bw_text_addf(out, " --time=%d", minutes_of(e, job)));
+    BW_GO(bw_text_addf(out, " --wrap "));
+    BW_GO(bw_text_add_word(out, line.data));
+    BW_GO(bw_text_addf(out, "\n"));
+done:
+    bw_text_free(&line);
+    return status;
 }
 
 static int print_misfits(const bw_estimate *estimates, int count, const bw_machine *machine, bw_text *out)

@@ -72,9 +72,7 @@ static int check_inputs(eval *e)
         BW_TRY(load_set(e, &e->sets[i]));
     BW_TRY(bw_source_open(&e->source, config->model));
     BW_TRY(bw_tokenizer_open(&e->tokenizer, config->model));
-    if (bw_tokenizer_vocab(e->tokenizer) > bw_source_spec(e->source)->vocab)
-        return bw_fail(BW_DATA, "%s: the tokenizer has %d tokens, the model's embedding %lld rows", config->model, bw_tokenizer_vocab(e->tokenizer),
-                       (long long)bw_source_spec(e->source)->vocab);
+    BW_TRY(bw_source_check_tokens(e->source, bw_tokenizer_vocab(e->tokenizer)));
     e->settings.tokenizer = e->tokenizer;
     e->settings.batch = config->eval_batch;
     e->settings.max_new = config->max_new;
@@ -119,9 +117,10 @@ static int describe(eval *e)
 }
 
 /* ---- the summary ---------------------------------------------------------------------------------------------------- */
+/* In full: the gate compares what it reads back. */
 static int add_percent(bw_text *out, const char *key, int64_t part, int64_t of)
 {
-    return of > 0 ? bw_text_addf(out, "  \"%s\": %.4g,\n", key, 100.0 * (double)part / (double)of) : bw_text_addf(out, "  \"%s\": null,\n", key);
+    return of > 0 ? bw_text_addf(out, "  \"%s\": %.15g,\n", key, 100.0 * (double)part / (double)of) : bw_text_addf(out, "  \"%s\": null,\n", key);
 }
 
 static int add_quoted(bw_text *out, const char *value)

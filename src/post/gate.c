@@ -18,7 +18,7 @@ static int add_miss(bw_text *misses, const char *figure, double value, bool miss
     const char *separator = misses->length ? ", " : "";
     if (value < 0)
         return bw_text_addf(misses, "%s%s was not measured", separator, figure);
-    return missed ? bw_text_addf(misses, "%s%s %.4g is %s %s %.4g", separator, figure, value, side, option, limit) : BW_OK;
+    return missed ? bw_text_addf(misses, "%s%s %.10g is %s %s %.10g", separator, figure, value, side, option, limit) : BW_OK;
 }
 
 static int find_misses(const bw_config *config, const char *path, bw_text *misses)

@@ -70,9 +70,7 @@ static int load_data(bw_trainer *t)
     double start = bw_now();
     BW_TRY(bw_source_open(&t->source, config->model));
     BW_TRY(bw_tokenizer_open(&t->tokenizer, config->model));
-    if (bw_tokenizer_vocab(t->tokenizer) > bw_source_spec(t->source)->vocab)
-        return bw_fail(BW_DATA, "%s: the tokenizer has %d tokens, the model's embedding %" PRId64 " rows", config->model,
-                       bw_tokenizer_vocab(t->tokenizer), bw_source_spec(t->source)->vocab);
+    BW_TRY(bw_source_check_tokens(t->source, bw_tokenizer_vocab(t->tokenizer)));
     bw_template which;
     BW_TRY(bw_template_find(config->template_name, &which));
     BW_TRY(bw_dataset_load(&t->data, t->tokenizer, &config->data, which, config->max_length, config->on_unsupervised));

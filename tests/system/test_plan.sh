@@ -41,6 +41,23 @@ for ranks in 1 2; do
   compare $ranks stream
 done
 
+note "the line for Slurm submits the job that was planned"
+mkdir 'the data' && cp rows.jsonl "the data/rob's rows.jsonl"
+planned=(--model tiny --stage sft --data "the data/rob's rows.jsonl" --template plain --seed 7 --lora-r 4 --targets q,down --lora-dropout 0.25 --max-length 60
+  --store f32 --block 3 --batch 6 --micro-batches 3 --steps 2 --recompute layer --grid 2x1)
+run 0 plan "${planned[@]}" --machine "$cluster" --ranks 2
+line=$(grep '^sbatch ' out)
+sbatch() { eval "${*: -1}"; }
+srun() { shift 3 && arguments=("${@//DIR/submitted}"); }
+eval "$line"
+run 2 "${arguments[@]}"
+run 2 train "${planned[@]}" --weights resident --threads 1 --output asked
+same_adapter asked submitted "$line"
+diff <(grep -Ev '^(output|weights|threads|replicas):' asked/config.yaml) <(grep -Ev '^(output|weights|threads|replicas):' submitted/config.yaml) ||
+  fail "the options that were planned are not those of: $line"
+sed 's/bfloat16/float64/' "$llama" >f64.json
+run 0 plan --model f64.json --machine "$cluster"
+
 note "what cannot be ends in one line"
 machine() { printf '%s\n' 'cores: 4' 'gemm_gflops: 70' 'memory_gib: 16' 'memory_gbs: 20' 'network_us: 2' 'network_gbs: 10' "$@"; }
 machine >good.yaml
