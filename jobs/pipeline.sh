@@ -2,8 +2,10 @@
 # Submit a pipeline to Slurm: the provider's stages once; for every customer, a task of an array each, user, merge and eval; then the report.
 #   jobs/pipeline.sh CONFIG.yaml [--dry-run] [--publish FILE.sbatch] [--option value ...]
 # CONFIG.yaml is what `breakwater run` takes, and the options are those of `breakwater run`. A customer is a train stage `user` (or `sft`) and
-# all that refers to it. What is done or in the queue is not submitted again: repeat the command when customers were added or a job failed.
-# FILE.sbatch gets an array task for each customer whose evaluation passed (max-hs, min-fa), and CONFIG.yaml as its argument.
+# all that refers to it. What is done or in the queue, for this file and --output and whatever the other options, is not submitted again: repeat
+# the command when customers were added or a job failed.
+# FILE.sbatch gets an array task for each customer who is evaluated now and passes (max-hs, min-fa), and CONFIG.yaml as its argument. Who was
+# evaluated before is published by hand: sbatch --array=CUSTOMER,... FILE.sbatch CONFIG.yaml.
 set -euo pipefail
 jobs=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "${BREAKWATER_SITE:-$jobs/site.conf}"
@@ -13,7 +15,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) dry_run=yes ;;
     --publish) publish=${2:?--publish needs a batch script}; shift ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --*=*) options+=("$1") ;;
     --*) # its value, unless it is a flag
       options+=("$1")
@@ -23,7 +25,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$config" ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+[ -n "$config" ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 
 if [ -n "$modules" ]; then
   command -v module >/dev/null || . "$module_init"
@@ -31,7 +33,14 @@ if [ -n "$modules" ]; then
 fi
 
 stages=$("$program" run "$config" --show stages ${options[@]+"${options[@]}"})
-mark=$(printf '%s\n' "$(realpath "$config")" ${options[@]+"${options[@]}"} | cksum | cut -d' ' -f1) # names the jobs of this pipeline
+output=''
+for ((i = 0; i < ${#options[@]}; i++)); do
+  case ${options[i]} in
+    --output=*) output=$(realpath -m "${options[i]#*=}") ;;
+    --output) output=$(realpath -m "${options[i + 1]:-}") ;;
+  esac
+done
+mark=$(printf '%s\n' "$(realpath "$config")" "$output" | cksum | cut -d' ' -f1) # names the jobs of this pipeline
 
 # queued NAME,... FORMAT: jobs of this pipeline that wait or run.
 queued() {

@@ -8,7 +8,8 @@ export PATH=$PATH:/usr/sbin:/sbin
 unshare --uts true 2>/dev/null || { echo "SKIPPED: this container does not allow a hostname of its own (unshare --uts)"; exit 77; }
 . "$(dirname "${BASH_SOURCE[0]}")/../system/lib.sh"
 
-jobs=$BW_TEST_DATA/../jobs
+jobs="$work/our jobs" # paths with a blank are paths
+cp -r "$BW_TEST_DATA/../jobs" "$jobs"
 cluster=$work/cluster
 
 # stop_process PIDFILE NAME: a recycled process id is not ours.

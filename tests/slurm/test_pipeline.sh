@@ -45,6 +45,10 @@ note "the provider, two customers, the report"
 bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >submitted
 bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >again
 grep -q '^nothing to submit' again || fail "what is in the queue was submitted again: $(cat again)"
+bash "$jobs/pipeline.sh" service.yaml --quiet >again
+grep -q '^nothing to submit' again || fail "what is in the queue was submitted again with another option: $(cat again)"
+bash "$jobs/pipeline.sh" service.yaml --output=elsewhere --dry-run >dry
+grep -q '^sbatch .*provider' dry || fail "another output folder is not another pipeline: $(cat dry)"
 report=$(sed -n 's/^report: job \([0-9]*\).*/\1/p' submitted)
 await_state "$report" COMPLETED
 for stage in buffer reinforce user-acme merge-acme user-bolt merge-bolt; do
