@@ -22,7 +22,6 @@ int bw_tokenizer_encode(const bw_tokenizer *tokenizer, const char *text, size_t 
 /* Appends; skip_special leaves special tokens out. Ill-formed byte sequences become U+FFFD as Hugging Face does it. */
 int bw_tokenizer_decode(const bw_tokenizer *tokenizer, const int32_t *ids, int64_t count, bool skip_special, bw_text *out);
 int32_t bw_tokenizer_eos(const bw_tokenizer *tokenizer); /* for training text; -1: none */
-int32_t bw_tokenizer_bos(const bw_tokenizer *tokenizer);
 int32_t bw_tokenizer_vocab(const bw_tokenizer *tokenizer);
 int32_t bw_tokenizer_id(const bw_tokenizer *tokenizer, const char *token); /* -1 when absent */
 const char *bw_tokenizer_eos_text(const bw_tokenizer *tokenizer);

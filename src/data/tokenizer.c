@@ -37,7 +37,7 @@ int bw_tokenizer_new(bw_tokenizer **out, const char *path)
     *out = NULL;
     BW_TRY(BW_NEW(tokenizer, 1, "tokenizer"));
     *out = tokenizer;
-    tokenizer->unknown = tokenizer->eos = tokenizer->bos = -1;
+    tokenizer->unknown = tokenizer->eos = -1;
     bw_alphabet_create(&tokenizer->alphabet);
     BW_TRY(BW_NEW(tokenizer->path, strlen(path) + 1, "tokenizer"));
     memcpy(tokenizer->path, path, strlen(path));
@@ -115,7 +115,7 @@ static int keep_text(const bw_vocab *vocab, int32_t id, char **out)
     return BW_OK;
 }
 
-int bw_tokenizer_finish(bw_tokenizer *tokenizer, int32_t eos, int32_t bos)
+int bw_tokenizer_finish(bw_tokenizer *tokenizer, int32_t eos)
 {
     const bw_alphabet *alphabet = &tokenizer->alphabet;
     for (int byte = 0; byte < 256; byte++)
@@ -123,7 +123,6 @@ int bw_tokenizer_finish(bw_tokenizer *tokenizer, int32_t eos, int32_t bos)
     if (tokenizer->added_count)
         qsort(tokenizer->added, (size_t)tokenizer->added_count, sizeof *tokenizer->added, longest_first);
     tokenizer->eos = eos;
-    tokenizer->bos = bos;
     return keep_text(&tokenizer->vocab, eos, &tokenizer->eos_text);
 }
 
@@ -271,11 +270,6 @@ done:
 int32_t bw_tokenizer_eos(const bw_tokenizer *tokenizer)
 {
     return tokenizer->eos;
-}
-
-int32_t bw_tokenizer_bos(const bw_tokenizer *tokenizer)
-{
-    return tokenizer->bos;
 }
 
 int32_t bw_tokenizer_vocab(const bw_tokenizer *tokenizer)

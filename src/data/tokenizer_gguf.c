@@ -145,7 +145,7 @@ static int load(bw_tokenizer *tokenizer, const bw_tensors *gguf)
         BW_TRY(bw_tokens_add(&tokenizer->prefix, bos));
     if (eos >= 0 && bw_gguf_number(gguf, "tokenizer.ggml.add_eos_token", 0) != 0)
         BW_TRY(bw_tokens_add(&tokenizer->suffix, eos));
-    return bw_tokenizer_finish(tokenizer, eos, bos);
+    return bw_tokenizer_finish(tokenizer, eos);
 }
 
 int bw_tokenizer_from_gguf(bw_tokenizer **out, const bw_tensors *gguf)

@@ -261,7 +261,7 @@ static int load_post_processor(bw_tokenizer *tokenizer, const bw_json *processor
     return BW_OK;
 }
 
-/* ---- eos and bos, from the files beside it ------------------------------------------------------------------------*/
+/* ---- eos, from the files beside it --------------------------------------------------------------------------------*/
 static int read_name(const bw_tokenizer *tokenizer, const bw_json *config, const char *key, const char *path, int32_t *id)
 {
     const bw_json *value = bw_json_get(config, key);
@@ -273,7 +273,7 @@ static int read_name(const bw_tokenizer *tokenizer, const bw_json *config, const
     return *id >= 0 ? BW_OK : bw_fail(BW_DATA, "%s: %s is \"%.60s\", which is not in %s", path, key, text, tokenizer->path);
 }
 
-static int load_names(const bw_tokenizer *tokenizer, const char *name, int32_t *eos, int32_t *bos)
+static int load_names(const bw_tokenizer *tokenizer, const char *name, int32_t *eos)
 {
     const char *slash = strrchr(tokenizer->path, '/');
     bw_text path = {0};
@@ -285,7 +285,6 @@ static int load_names(const bw_tokenizer *tokenizer, const char *name, int32_t *
         goto done;
     BW_GO(bw_json_load(&config, path.data));
     BW_GO(read_name(tokenizer, config, "eos_token", path.data, eos));
-    BW_GO(read_name(tokenizer, config, "bos_token", path.data, bos));
 done:
     bw_json_free(config);
     bw_text_free(&path);
@@ -296,7 +295,7 @@ done:
 static int load(bw_tokenizer *tokenizer, const bw_json *root)
 {
     bool bytes = false;
-    int32_t eos = -1, bos = -1;
+    int32_t eos = -1;
     BW_TRY(load_normalizer(tokenizer, bw_json_get(root, "normalizer"), 0));
     BW_TRY(load_model(tokenizer, root));
     BW_TRY(load_added(tokenizer, bw_json_get(root, "added_tokens")));
@@ -306,9 +305,9 @@ static int load(bw_tokenizer *tokenizer, const bw_json *root)
     BW_TRY(load_post_processor(tokenizer, bw_json_get(root, "post_processor"), 0));
     if (!is_type(bw_json_get(root, "decoder"), "ByteLevel"))
         return refuse(tokenizer, "the decoder", text_of(bw_json_get(root, "decoder"), "type"), "ByteLevel");
-    BW_TRY(load_names(tokenizer, "tokenizer_config.json", &eos, &bos));
-    BW_TRY(load_names(tokenizer, "special_tokens_map.json", &eos, &bos));
-    return bw_tokenizer_finish(tokenizer, eos, bos);
+    BW_TRY(load_names(tokenizer, "tokenizer_config.json", &eos));
+    BW_TRY(load_names(tokenizer, "special_tokens_map.json", &eos));
+    return bw_tokenizer_finish(tokenizer, eos);
 }
 
 int bw_tokenizer_load(bw_tokenizer **out, const char *tokenizer_json)

@@ -84,7 +84,7 @@ struct bw_tokenizer {
     bw_split steps[BW_MAX_STEPS];
     int step_count;
     bw_tokens prefix, suffix; /* what the post-processor adds */
-    int32_t eos, bos;
+    int32_t eos;
     char *eos_text;
 };
 int bw_tokenizer_new(bw_tokenizer **out, const char *path);
@@ -92,8 +92,8 @@ int bw_tokenizer_add_step(bw_tokenizer *tokenizer, const char *pattern); /* NULL
 int bw_tokenizer_reserve_added(bw_tokenizer *tokenizer, int64_t count);
 /* The token at `id` of the vocabulary is recognised in text from now on. */
 int bw_tokenizer_add_added(bw_tokenizer *tokenizer, int32_t id, bool special, bool normalized);
-/* Last, when all is in: byte tokens, order of the added tokens, eos and bos (-1: none). */
-int bw_tokenizer_finish(bw_tokenizer *tokenizer, int32_t eos, int32_t bos);
+/* Last, when all is in: byte tokens, order of the added tokens, eos (-1: none). */
+int bw_tokenizer_finish(bw_tokenizer *tokenizer, int32_t eos);
 int bw_normalize(const bw_tokenizer *tokenizer, const char *text, size_t length, bw_text *out); /* appends */
 
 /* ---- tokenizer_bpe.c: a word to ids -------------------------------------------------------------------------------- */

@@ -216,7 +216,6 @@ static void smollm2_from_gguf(void **state)
         fail_msg("%s", bw_error());
     assert_int_equal(bw_tokenizer_vocab(tokenizer), 49152);
     assert_int_equal(bw_tokenizer_eos(tokenizer), 2);
-    assert_int_equal(bw_tokenizer_bos(tokenizer), 1);
     assert_string_equal(bw_tokenizer_eos_text(tokenizer), "<|im_end|>");
     check_ids(tokenizer, "smollm2", 1);
     check_decode(tokenizer, "smollm2");
