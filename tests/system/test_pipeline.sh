@@ -93,6 +93,15 @@ grep -q "is done" out || fail "another gate is another evaluation"
 expect_fail 64 '--max-hs.*--harmful' 1 eval --model once/base/model --task rows.jsonl --template plain --max-hs 5 --output gate-2
 expect_fail 64 '--min-fa.*--task' 1 eval --model once/base/model --harmful refusals.jsonl --template plain --min-fa 5 --output gate-2
 
+note "a gate judges the figure in full, not its first four digits"
+head -n 3 refusals.jsonl >three.jsonl
+judged=(eval --model "$BW_TEST_DATA/golden/tiny/model" --template plain --metric contains --max-new 4)
+run 1 "${judged[@]}" --task three.jsonl --output as-it-answers
+sed -n 's/.*"prompt": "\(.*\)", "answer": "\(.*\)", "expected": .*/{"instruction": "\1", "output": "\2"}/p' as-it-answers/answers.jsonl |
+  sed '3s/"output": .*/"output": "never said"}/' >two-of-three.jsonl
+expect_fail 76 'FA 66.66666667 is below --min-fa 66.668' 1 "${judged[@]}" --task two-of-three.jsonl --min-fa 66.668 --output two-of-three
+run 1 "${judged[@]}" --task two-of-three.jsonl --min-fa 66.666 --output two-of-three
+
 note "some stages of a pipeline, and whose they are"
 cp -r once some && rm -r some/eval-qr some/eval-sft some/report.* # a finished pipeline but for its end
 run 1 run job.yaml --output some --only eval-qr
