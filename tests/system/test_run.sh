@@ -52,7 +52,7 @@ expect_fail 73 "another run" 1 "${train[@]}" --steps 5 --output busy --resume ne
 note "no time left: eval and merge stop between two rounds, and go on"
 run 2 "${eval[@]}" --output eval-whole
 run 2 "${merge[@]}" --output merge-whole
-SLURM_JOB_END_TIME=$(date +%s)
+SLURM_JOB_END_TIME=$(($(date +%s) - 1))
 export SLURM_JOB_END_TIME
 begin 2 "${eval[@]}" --output eval-stopped
 end
@@ -75,7 +75,7 @@ cmp merge-stopped/model/model.safetensors merge-whole/model/model.safetensors ||
 note "a pipeline stops between its stages"
 run 2 run job.yaml --output whole-stopped
 rm -r whole-stopped/eval
-SLURM_JOB_END_TIME=$(date +%s) begin 2 run job.yaml --output whole-stopped
+SLURM_JOB_END_TIME=$(($(date +%s) - 1)) begin 2 run job.yaml --output whole-stopped
 end
 [ "$status" -eq 75 ] || fail "exit code $status of run before its last stage"
 grep -q "stopped before stage eval (the end of the Slurm job); run the same command again" out || fail "run does not say where it stopped"
@@ -152,6 +152,15 @@ run 1 train --stage buffer --model "$model" --template plain --data rows.jsonl -
 expect_fail 64 "--init-adapter buffer/adapter: this is a BufferLoRA.*--allow-buffer" 2 "${train[@]}" --steps 2 --init-adapter buffer/adapter --output from-buffer
 [ ! -e from-buffer ] || fail "a refused command left a folder"
 run 1 "${train[@]}" --steps 2 --init-adapter buffer/adapter --allow-buffer --output from-buffer
+
+note "a buffer that is none on one node only"
+user=("${train[@]/sft/user}" --steps 2 --output apart)
+"$BW_MPIEXEC" --oversubscribe --allow-run-as-root -n 1 "$BW_PROGRAM" "${user[@]}" --buffer buffer/adapter : \
+  -n 1 "$BW_PROGRAM" "${user[@]}" --buffer tuned/adapter </dev/null >out 2>err &
+job=$!
+end
+[ "$status" -eq 65 ] || fail "exit code $status when one rank's buffer is none"
+[ "$(grep -c "^breakwater: error: tuned/adapter is a LoRA of role 'sft', not a BufferLoRA" err)" -eq 1 ] || fail "the folder is not named once"
 
 note "a pipeline that one rank cannot read"
 status=0
