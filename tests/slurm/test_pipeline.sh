@@ -37,7 +37,7 @@ start_cluster
 note "a dry run submits nothing"
 bash "$jobs/pipeline.sh" service.yaml --dry-run --publish publish.sbatch --seed 3 >dry
 [ "$(grep -c '^sbatch ' dry)" -eq 6 ] || fail "not six lines of sbatch: $(cat dry)"
-grep -Eq '^sbatch .*--dependency=afterok:PROVIDER .*--array=1,2%16 .*/user.sbatch service.yaml --seed 3$' dry || fail "the customers' array: $(cat dry)"
+grep -Eq '^sbatch .*--dependency=afterok:PROVIDER .*--array=1,2%16 .*/user.sbatch.? service.yaml --seed 3$' dry || fail "the customers' array: $(cat dry)"
 grep -Eq 'aftercorr:EVAL .*publish.sbatch' dry || fail "publishing does not wait for the evaluation: $(cat dry)"
 [ -z "$(squeue --noheader)" ] && [ ! -e service ] || fail "a dry run did something"
 
