@@ -1,6 +1,5 @@
 /* The tokenizer's own arithmetic and its refusals; parity with Hugging Face is tests/golden/test_tokenizer.c. */
 #include "byte_tokenizer.h"
-#include <time.h>
 
 /* ---- merging ------------------------------------------------------------------------------------------------------*/
 /* Byte-pair merging as it is defined: look through the whole word for the lowest rank, the leftmost first, merge, repeat. */
@@ -63,19 +62,17 @@ static void merging_is_lowest_rank_first_leftmost_first(void **state)
     bw_tokenizer_free(tokenizer);
 }
 
-/* 300,000 letters in one word: 4.5e10 steps, a minute of processor time, if the merging were quadratic. */
+/* Two million letters in one word: 2e12 steps, an hour of processor time, if the merging were quadratic; the time that a test may take ends it. */
 static void a_long_run_is_not_quadratic(void **state)
 {
-    enum { LENGTH = 300000 };
+    enum { LENGTH = 2000000 };
     bw_tokenizer *tokenizer = make_tokenizer((const char *const[]){"aa"}, 1);
     bw_tokens ids = {0};
     char *text;
     (void)state;
     assert_int_equal(BW_NEW(text, LENGTH, "test"), BW_OK);
     memset(text, 'a', LENGTH);
-    clock_t start = clock();
     assert_int_equal(bw_tokenizer_encode(tokenizer, text, LENGTH, true, &ids), BW_OK);
-    assert_true(clock() - start < 10 * CLOCKS_PER_SEC);
     assert_int_equal(ids.count, LENGTH / 2);
     bw_tokens_free(&ids);
     bw_free(text);
