@@ -121,7 +121,8 @@ static void choose(decoder *d)
     }
 }
 
-static int pass_run(decoder *d)
+/* All layers, which fill the cache; the last hidden rows are in x. */
+static int pass_layers(decoder *d)
 {
     bw_rows_of rows = {.T = d->T, .positions = d->positions};
     bw_embed(d->x, bw_store_embedding(d->store), d->tokens, d->T, d->spec->d_model, (float)d->spec->embed_scale);
@@ -133,6 +134,12 @@ static int pass_run(decoder *d)
         bw_block_output_forward(&d->block, &rows, &weights, layer, d->x, &d->saved, d->x);
         BW_TRY(bw_store_release(d->store, layer));
     }
+    return BW_OK;
+}
+
+static int pass_run(decoder *d)
+{
+    BW_TRY(pass_layers(d));
     choose(d);
     return BW_OK;
 }
@@ -195,7 +202,7 @@ static void copy_beginning(decoder *d, int count, int32_t rows)
             memcpy(d->keys + to, d->keys + from, bytes);
             memcpy(d->values + to, d->values + from, bytes);
         }
-    for (int slot = 1; slot < count; slot++)
+    for (int slot = 0; slot < count; slot++)
         d->sequences[slot].length = rows;
 }
 
@@ -209,7 +216,7 @@ static int prefill_beginning(decoder *d, int count)
     pass_begin(d);
     if (shared > 0)
         pass_add(d, 0, d->sequences[0].prompt->ids, shared);
-    BW_TRY(pass_run(d));
+    BW_TRY(pass_layers(d));
     if (shared > 0)
         copy_beginning(d, count, shared);
     return BW_OK;
