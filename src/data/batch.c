@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FULL_MICRO_BATCH = 512 }; /* tokens: see bw_plan_default_cut */
+
 /* ---- which samples a step has -------------------------------------------------------------------------------------*/
 typedef struct draws { /* 64-bit draws in a row under one key */
     bw_key key;
@@ -47,12 +49,13 @@ static void epoch_order(const bw_plan *plan, int64_t epoch, int64_t count, int64
     }
 }
 
-int64_t bw_plan_default_cut(int64_t batch, int ranks)
+int64_t bw_plan_default_cut(const bw_plan *plan, const bw_dataset *dataset, int ranks)
 {
+    double tokens = plan->samples > 0 ? (double)dataset->token_count / (double)plan->samples * (double)plan->batch : 0; /* of a step */
     int64_t power = 1;
-    while (power < ranks)
+    while (power < ranks || (double)(power * FULL_MICRO_BATCH) < tokens)
         power *= 2;
-    return power < batch ? power : batch;
+    return power < plan->batch ? power : plan->batch;
 }
 
 int64_t bw_plan_steps_per_epoch(const bw_plan *plan)

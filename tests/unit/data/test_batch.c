@@ -269,6 +269,23 @@ static void a_batch_that_is_too_small_is_refused(void **state)
     bw_dataset_free(&dataset);
 }
 
+/* Memory grows with the tokens of a micro-batch, and idle ranks help nobody. */
+static void the_default_cut_gives_every_rank_work_and_none_too_much(void **state)
+{
+    bw_plan plan = {.samples = 100, .batch = 64};
+    bw_dataset dataset = {.count = 100};
+    (void)state;
+    const struct {
+        int64_t tokens_of_a_row;
+        int ranks;
+        int64_t cut;
+    } cases[] = {{1, 1, 1}, {8, 1, 1}, {9, 1, 2}, {8, 2, 2}, {8, 3, 4}, {64, 1, 8}, {64, 16, 16}, {65, 1, 16}, {9000, 1, 64}, {1, 1000, 64}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        dataset.token_count = 100 * cases[i].tokens_of_a_row;
+        assert_int_equal(bw_plan_default_cut(&plan, &dataset, cases[i].ranks), cases[i].cut);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -282,6 +299,7 @@ int main(void)
         cmocka_unit_test(packing_keeps_every_token_target_and_place),
         cmocka_unit_test(more_groups_than_samples_leave_some_empty),
         cmocka_unit_test(a_batch_that_is_too_small_is_refused),
+        cmocka_unit_test(the_default_cut_gives_every_rank_work_and_none_too_much),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
