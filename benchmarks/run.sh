@@ -2,12 +2,8 @@
 # Breakwater beside torch + PEFT on the reference job, in turn on the same machine: rows of SmolLM2-135M in the alpaca prompt, r 32, alpha 64,
 # targets q,v,gate,up,down, 8 rows a step, at most 512 tokens a row. Writes results.csv, ratios.txt and a plot to the output folder.
 #   benchmarks/run.sh MODEL.gguf|FOLDER OUTPUT
-# Settings, from the environment:
-#   BW_PROGRAM   the program; otherwise it is built
-#   BW_PYTHON    a python that has torch, transformers and peft; otherwise a virtual environment is made in BW_BENCH_VENV
-#   BW_BENCH_VENV  outside the tree; ~/.cache/breakwater/bench-venv
-#   DATA         JSONL of {question, answer} or {instruction, output}; otherwise rows as long as GSM8K's are made from a seed
-#   ROWS 256  ROUNDS 2  STEPS 12  WARM_UP 3  THREADS (all cores)
+# Settings, from the environment: those of lib.sh, and
+#   ROUNDS 2  STEPS 12  WARM_UP 3
 #   PEERS        which configurations of the peer run, of: authors tuned tuned-dropout packed compile authors-bf16 bf16 bf16-dropout bf16-compile
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,9 +11,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 model=$(realpath "$1")
 mkdir -p "$2"
 out=$(realpath "$2")
-rounds=${ROUNDS:-2} steps=${STEPS:-12} warm_up=${WARM_UP:-3} threads=${THREADS:-$(nproc)}
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
-program=${BW_PROGRAM:-$(bash "$here/../jobs/build.sh" release breakwater)/breakwater}
+rounds=${ROUNDS:-2} steps=${STEPS:-12} warm_up=${WARM_UP:-3}
+. "$here/lib.sh"
 
 # The peer's configurations: name, then options of peer_peft.py.
 peers=(
@@ -38,32 +33,8 @@ if "$program" train --help | grep -A1 -e '--precision' | grep -q bf16; then
   wanted=" ${PEERS:-authors tuned tuned-dropout packed compile authors-bf16 bf16 bf16-dropout bf16-compile} "
 fi
 
-python_of_the_peer() {
-  local venv=${BW_BENCH_VENV:-$HOME/.cache/breakwater/bench-venv}
-  if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import torch, transformers, peft' 2>/dev/null; then
-    echo "making $venv with torch, transformers and peft (once; a few minutes)" >&2
-    python3 -m venv "$venv" >&2
-    "$venv/bin/pip" install --quiet torch transformers peft >&2
-  fi
-  echo "$venv/bin/python"
-}
-
-# The peer takes a Hugging Face folder of the very weights that ours reads: a merge with nothing added, written in f32.
-folder_of_the_peer() {
-  if [ -d "$model" ]; then
-    echo "$model"
-    return
-  fi
-  if [ ! -e "$out/model/model/config.json" ]; then
-    head -n 1 "$out/rows.jsonl" >"$out/row.jsonl"
-    "$program" train --stage sft --model "$model" --data "$out/row.jsonl" --output "$out/nothing" --steps 1 --batch 1 --lora-r 1 --quiet >&2
-    "$program" merge --method user --model "$model" --user "$out/nothing/adapter" --scale 0 --dense f32 --output "$out/model" --quiet >&2
-  fi
-  echo "$out/model/model"
-}
-
 python=${BW_PYTHON:-$(python_of_the_peer)}
-[ -e "$out/rows.jsonl" ] || python3 "$here/make_rows.py" --rows "${ROWS:-256}" ${DATA:+--data "$DATA"} >"$out/rows.jsonl"
+make_rows
 folder=$(folder_of_the_peer)
 
 # ours ROUND NAME RANKS THREADS PRECISION DROPOUT: a line of CSV, the median over the steps after the warm-up.
