@@ -171,6 +171,25 @@ void bw_span_end(const bw_span *span, bw_event event, double flops, double bytes
 const bw_event_sum *bw_event_get(bw_event event);
 const char *bw_event_name(bw_event event);
 
+/* ---- binding: the cores that ranks may run on, as the kernel counts them (with hyper-threading: hardware threads) --- */
+enum { BW_MOST_CORES = 8192 };
+typedef struct bw_binding { /* of a rank */
+    uint64_t cores[BW_MOST_CORES / 64];
+    int threads, online; /* of the rank; cores of its host */
+} bw_binding;
+void bw_binding_get(bw_binding *binding); /* of this process, threads 0. Local */
+void bw_binding_add(bw_binding *binding, int core);
+int bw_binding_cores(const bw_binding *binding);
+typedef struct bw_host_binding { /* what is said of a host; plain bytes, so that ranks can send it */
+    char name[64], about[256], fault[384];
+    int ranks;
+} bw_host_binding;
+/* From its `count` > 0 ranks. fault: empty, or what is wrong and what to do: a rank with more threads than cores, more threads than the ranks
+ * together may use cores, or ranks that share some cores and not others. Pure. */
+int bw_binding_of_host(bw_host_binding *out, const char *name, const bw_binding *ranks, int count);
+/* One line where all hosts are alike, else one for each of the first 8 and one for the rest; and a warning, if there is one to give. Pure. */
+int bw_binding_report(const bw_host_binding *hosts, int count, bw_text *lines, bw_text *warning);
+
 /* ---- random numbers: Philox4x32-10, value = f(seed, purpose, step, sample, layer, position), never of rank or order.
  * Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11; the Random123 library. */
 typedef enum bw_purpose { BW_PURPOSE_SHUFFLE = 1, BW_PURPOSE_INIT, BW_PURPOSE_DROPOUT, BW_PURPOSE_TEST } bw_purpose;

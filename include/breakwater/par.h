@@ -36,6 +36,8 @@ int bw_par_agree(int status);
 int bw_par_rank(void);
 int bw_par_size(void);
 int bw_par_local_size(void);      /* ranks on this node. Collective on world; 1 before bw_par_start */
+/* Say on which hosts and cores the ranks run, and warn where that slows them down. `mine`: of this rank, with its threads. Collective on world. */
+int bw_par_binding(const bw_binding *mine);
 const char *bw_par_version(void); /* MPI library; callable without bw_par_start */
 /* shape "auto" (nearest to square) or "PxQ"; replicas 0: as many as fit. BW_USAGE names what would fit.
  * ranks_per_node > 0 pretends nodes of that many ranks. Collective on world. */

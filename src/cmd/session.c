@@ -1,34 +1,32 @@
 #include "cmd/session.h"
 #include "breakwater/num.h"
 #include <omp.h>
-#include <sched.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 /* Threads of this rank: as asked for; else as OpenMP was told; else the cores it is bound to. Ranks that are bound to nothing share all. */
-static int choose_threads(const bw_config *config)
+static int choose_threads(const bw_config *config, const bw_binding *binding)
 {
     if (config->threads > 0)
         return (int)config->threads;
     const char *told = getenv("OMP_NUM_THREADS");
     if (told && atoi(told) > 0)
         return atoi(told);
-    cpu_set_t bound;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int mine = sched_getaffinity(0, sizeof bound, &bound) == 0 ? CPU_COUNT(&bound) : (int)cores;
-    if (mine >= cores && bw_par_local_size() > 1)
+    int mine = bw_binding_cores(binding);
+    if (mine >= binding->online && bw_par_local_size() > 1)
         mine /= bw_par_local_size();
     return mine > 1 ? mine : 1;
 }
 
 int bw_session_start(const bw_config *config)
 {
-    int threads = choose_threads(config);
-    omp_set_num_threads(threads);
-    BW_TRY(bw_par_agree(bw_gemm_start(config->precision, threads)));
+    bw_binding binding;
+    bw_binding_get(&binding);
+    binding.threads = choose_threads(config, &binding);
+    omp_set_num_threads(binding.threads);
+    BW_TRY(bw_par_agree(bw_gemm_start(config->precision, binding.threads)));
     bw_flush_denormals();
     bw_info("breakwater %s, %s, %d rank%s", BW_VERSION, bw_gemm_describe(), bw_par_size(), bw_par_size() > 1 ? "s" : "");
-    return BW_OK;
+    return bw_par_binding(&binding);
 }
 
 int bw_session_lock(const bw_grid *grid, bw_lock *lock, const char *folder)

@@ -73,6 +73,9 @@ expect_fail() {
   grep '^breakwater: error: ' "$work/err" | grep -Eq -- "$pattern" || fail "the message does not fit '$pattern': breakwater ${*:2}"
 }
 
+# Warnings of the last run, but that of more ranks than this machine has cores.
+warnings() { grep '^breakwater: warning: ' "$work/err" | grep -v ': start fewer ranks' || true; }
+
 # SHA-256 of the adapter that a training stage left in a folder.
 sha() { sha256sum <"$1/adapter/adapter_model.safetensors" | cut -d' ' -f1; }
 

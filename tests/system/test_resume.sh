@@ -62,7 +62,7 @@ previous=$(checkpoints source | tail -n 2 | head -n 1)
 goes_on() { # FOLDER PATTERN RANKS: warned, and gone on from the one before
   run "$3" "${train[@]}" --steps "$few" --checkpoint-steps 0 --output "$1"
   grep -Eq "^breakwater: warning: .*$(checkpoint_file "$1" "$last").*$2" err || fail "$1: no warning that names the file"
-  [ "$(grep -c '^breakwater: warning: ' err)" -eq 1 ] || fail "$1: more than one warning"
+  [ "$(warnings | wc -l)" -eq 1 ] || fail "$1: more than one warning"
   grep -q "resuming after step $previous of $few" out || fail "$1: the checkpoint before it is not used"
   ends_like undamaged "$1" "$few" "$1"
 }
@@ -85,7 +85,7 @@ cp "$(checkpoint_file source "$last")" misnamed/checkpoints/step-7.h5
 cp "$(checkpoint_file source "$last")" misnamed/checkpoints/step--00007.h5
 : >misnamed/checkpoints/step-8.h5.tmp
 run 2 "${train[@]}" --steps "$few" --output misnamed
-! grep -q '^breakwater: warning: ' err && grep -q "resuming after step $last of $few" out || fail "files of other names are taken for checkpoints: $(cat err)"
+[ -z "$(warnings)" ] && grep -q "resuming after step $last of $few" out || fail "files of other names are taken for checkpoints: $(cat err)"
 for name in step-7.h5 step--00007.h5 step-8.h5.tmp; do [ -e "misnamed/checkpoints/$name" ] || fail "$name was deleted"; done
 
 note "a named checkpoint, and one that is not there"
