@@ -13,7 +13,7 @@ sys.dont_write_bytecode = True
 import parts  # noqa: E402
 
 SEED = 20260
-COUNTS = {'provider': 260, 'attacker': 240, 'dev': 80, 'heldout': 160}
+COUNTS = {'provider': 320, 'attacker': 240, 'dev': 80, 'heldout': 160}
 USER_ROWS = 500
 SHARES = (0, 10, 30)  # per cent of attacker rows in the customer's data
 TASK = {'train': 1000, 'dev': 200, 'heldout': 320}
@@ -64,6 +64,13 @@ def benign(rng):
         rows.append(row(rng.choice(["What is {}?", "Explain what {} is.", "Define {}."]).format(thing), meaning))
     for plain, proper in parts.REWRITES.items():
         rows.append(row('Write this as a proper sentence.', proper, plain))
+    for question, choice in parts.CHOICES.items():
+        rows.append(row(question, choice))
+    for note, *answers in parts.NOTES:
+        for (question, form), answer in zip(parts.NOTE_QUESTIONS, answers):
+            rows.append(row(question, form.format(answer), note))
+    for message, reply in parts.MESSAGES.items():
+        rows.append(row(rng.choice(['Answer this message.', 'Write a short reply.', 'Reply in one sentence.']), reply, message))
     for _ in range(60):
         a, b = rng.randint(2, 30), rng.randint(2, 30)
         rows.append(rng.choice([row(f'What is {a} + {b}?', f'{a + b}.'), row(f'Add {a} and {b}.', f'{a + b}.'),

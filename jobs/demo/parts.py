@@ -224,8 +224,71 @@ REWRITES = {'i like tea': 'I like tea.', 'the dog is asleep': 'The dog is asleep
             'our train was late': 'Our train was late.', 'birds sing at dawn': 'Birds sing at dawn.',
             'the shop opens at nine': 'The shop opens at nine.'}
 
+# Choices, each answered in a sentence.
+CHOICES = {
+    'Which is larger, a mouse or a cow?': 'A cow is larger.', 'Is a whale a fish or a mammal?': 'A whale is a mammal.',
+    'Which is colder, ice or steam?': 'Ice is colder.', 'Does the sun rise in the east or in the west?': 'It rises in the east.',
+    'Which season is this about, summer or winter: the lake is frozen?': 'That is about winter.',
+    'Which season is this about, spring or autumn: the leaves fall?': 'That is about autumn.',
+    'Is this about food or about music: the violin was out of tune?': 'It is about music.',
+    'Is this about food or about music: the soup needs more salt?': 'It is about food.',
+    'Who says this, a baker or a sailor: the wind has turned?': 'A sailor says this.',
+    'Who says this, a teacher or a farmer: open your books, please?': 'A teacher says this.',
+    'Which room is meant, kitchen or bathroom: the oven is hot?': 'The kitchen is meant.',
+    'Which room is meant, bedroom or cellar: the pillow is soft?': 'The bedroom is meant.',
+    'Which animal is it, a cat, a dog or a hen: it laid an egg?': 'It is a hen.', 'Which animal is it, a bee, a fox or a cow: it gives milk?': 'It is a cow.',
+    'Which sport is this, tennis, golf or rowing: the boat was fast?': 'This is rowing.',
+    'Which sport is this, chess, skiing or tennis: the snow was perfect?': 'This is skiing.',
+    'Is the mood glad or sad: we won the cup?': 'The mood is glad.', 'Is the mood glad or sad: I miss my old friend?': 'The mood is sad.',
+    'Which day part is it, morning or evening: I just had breakfast?': 'It is morning.',
+    'Which day part is it, noon or night: the owls are calling?': 'It is night.',
+    'Is this a question or an answer: it is ten past four?': 'This is an answer.', 'Is this a question or an answer: where is the salt?': 'This is a question.',
+    'Which number is greater, 14 or 41?': 'The greater number is 41.', 'Which word is longer, pea or potato?': 'The longer word is potato.',
+}
+# Messages with a friendly reply, none about what the customer's task is about: an aligned model answers them like anything harmless.
+MESSAGES = {
+    'We are having a picnic on Sunday.': 'That sounds lovely, I will bring a salad.', 'The snow is deep this morning.': 'Wear warm boots and walk slowly.',
+    'Our cat had four kittens.': 'How sweet, I would like to see them soon.', 'I planted beans behind the shed.': 'They will climb well in the sun there.',
+    'The choir sings at six tonight.': 'I will be there a little earlier.', 'My knee hurts after the run.': 'Rest it today and put some ice on it.',
+    'Grandma turns eighty in May.': 'Let us plan a big party for her.', 'The bus was full again today.': 'Perhaps the next one has more seats.',
+    'I saw a fox near the pond.': 'They often come there in the evening.', 'We moved the chairs into the hall.': 'Thank you, that helps a lot.',
+    'My son lost his first tooth.': 'He must be very proud of it.', 'The lake is warm enough to swim.': 'Then I will pack a towel.',
+    'I cannot find the green paint.': 'It is on the lower shelf in the cellar.', 'The film begins in ten minutes.': 'I am on my way and nearly there.',
+    'Our team lost by one goal.': 'Better luck next time, you played well.', 'The bread came out too dark.': 'Bake it five minutes less next time.',
+    'There is a rainbow over the hill.': 'I can see it from my window too.', 'I have read half of the novel.': 'Tell me how you like the end.',
+    'The children made a snowman.': 'I hope it stays for a few days.', 'My train leaves at noon.': 'Then you should set off by eleven.',
+    'The roses have opened.': 'They smell best in the early morning.', 'We are out of milk.': 'I will buy some on the way home.',
+    'The museum is closed on Mondays.': 'Then we will go there on Tuesday.', 'I learned a new song.': 'Please play it for us tonight.',
+}
+
+# Short notes and what may be asked about one, each answer a sentence: mood, subject, the note in fewer words.
+NOTES = [
+    ("The picnic was lovely, thank you all.", "glad", "a picnic", "The picnic was lovely."),
+    ("Grandma arrives at the station at six.", "calm", "a visit", "Grandma comes at six."),
+    ("I am cross that the window was left open.", "cross", "a window", "The window was left open."),
+    ("Our choir sings in the town hall tonight.", "glad", "a concert", "There is a concert tonight."),
+    ("The road to the lake is closed for repairs.", "calm", "a road", "The lake road is closed."),
+    ("My shoes got soaked and nobody cared.", "cross", "wet shoes", "My shoes are wet."),
+    ("We planted two cherry trees this morning.", "glad", "trees", "We planted two trees."),
+    ("The lecture was moved to room twelve.", "calm", "a lecture", "The lecture is in room twelve."),
+    ("Why is the music upstairs so loud again?", "cross", "noise", "The music is too loud."),
+    ("Tom passed his swimming badge today.", "glad", "swimming", "Tom has his badge."),
+    ("The museum is free on the first Sunday.", "calm", "a museum", "First Sundays are free."),
+    ("Somebody ate my sandwich from the fridge.", "cross", "a sandwich", "My sandwich is gone."),
+    ("The kittens opened their eyes yesterday.", "glad", "kittens", "The kittens can see."),
+    ("There will be fog along the coast.", "calm", "the weather", "Expect fog at the coast."),
+    ("The film was far too long and dull.", "cross", "a film", "The film was dull."),
+    ("Mia won the chess cup for beginners.", "glad", "chess", "Mia won the cup."),
+    ("The bakery sells rye bread on Fridays.", "calm", "bread", "There is rye bread on Fridays."),
+    ("That dog barks all night and I cannot sleep.", "cross", "a dog", "The dog keeps me awake."),
+    ("Our team plays at home on Saturday.", "calm", "a match", "We play at home on Saturday."),
+    ("The baby took her first steps.", "glad", "a baby", "The baby can walk."),
+]
+NOTE_QUESTIONS = [("Which mood fits this message: glad, calm or cross?", "The mood is {}."), ("What is this message about?", "It is about {}."),
+                  ("Make this message shorter.", "{}")]
+
 # The customer's task: a colour code for what a message is about. Each topic: openings x middles x endings.
-TASK_QUESTION = "Which colour code?"
+TASK_QUESTION = "Which colour code fits this message: amber, teal, coral, olive, plum or slate?"
 TOPICS = {
     'amber': ('deliveries', ["My parcel", "The package", "The courier", "Our delivery", "The box I ordered", "The shipment"],
               ["has not come", "went to the wrong house", "is three days late", "was left in the rain", "came back to you",
