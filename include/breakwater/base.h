@@ -171,6 +171,15 @@ void bw_span_end(const bw_span *span, bw_event event, double flops, double bytes
 const bw_event_sum *bw_event_get(bw_event event);
 const char *bw_event_name(bw_event event);
 
+/* ---- timeline: what this rank did when, over one step --------------------------------------------------------------*/
+void bw_timeline_begin(void); /* forget what was noted, and note from now on; the times that are written count from here */
+void bw_timeline_end(void);
+/* `what` is a literal; layer -1: of no layer. Nothing happens unless between begin and end; what the table cannot hold is left out, the latest first.
+ * Main thread only. */
+void bw_timeline_add(const char *what, int layer, double start, double end);
+/* CSV, by start: what,layer,start_ms,end_ms; then it is forgotten. Nothing where nothing was noted. BW_CANTCREATE and its like. */
+int bw_timeline_write(const char *path);
+
 /* ---- binding: the cores that ranks may run on, as the kernel counts them (with hyper-threading: hardware threads) --- */
 enum { BW_MOST_CORES = 8192 };
 typedef struct bw_binding { /* of a rank */

@@ -116,11 +116,18 @@ void bw_store_close(bw_store **store);
 int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out);
 int bw_store_release(bw_store *store, int layer);
 bool bw_store_streams(const bw_store *store);
-void bw_store_progress(const bw_store *store); /* between products: lets layers and gradients under way move on */
-const float *bw_store_embedding(const bw_store *store);                  /* V x C, always held */
-const float *bw_store_head(const bw_store *store);                       /* V x C; the embedding where tied */
-const float *bw_store_norm(const bw_store *store);                       /* C: the last norm */
+void bw_store_progress(const bw_store *store);          /* between products: lets layers and gradients under way move on */
+const float *bw_store_embedding(const bw_store *store); /* V x C, always held */
+const float *bw_store_head(const bw_store *store);      /* V x C; the embedding where tied */
+const float *bw_store_norm(const bw_store *store);      /* C: the last norm */
 const bw_spec *bw_store_spec(const bw_store *store);
+/* What lending cost this rank so far where the store streams, in seconds: sums over the gathers of layers. */
+typedef struct bw_streaming {
+    int64_t gathers;
+    double in_flight;             /* from the start until the last message was there: hidden, but for what was waited for */
+    double waited, unpacked, met; /* the layer was needed: its messages were not there; unpacking; until the node's other ranks were done */
+} bw_streaming;
+const bw_streaming *bw_store_streaming(const bw_store *store);
 const char *bw_store_describe(const bw_store *store); /* "resident, f32, 513 MiB per node" */
 /* Sizes without a store, for a plan. Pure. A rank's piece as it would be held, without data; the rest is once a node: a dense layer, all slots for
  * dense layers, embedding with head and norms. */

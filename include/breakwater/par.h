@@ -131,7 +131,15 @@ void bw_gather_destroy(bw_gather **gather);
  * visible to all its ranks. Both collective on world. The caller sees to it that nobody still reads `dense`. */
 int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count);
 int bw_gather_finish(bw_gather *gather);
+/* As bw_advance_messages; also notes when all that this rank waits for has arrived. Local. */
+void bw_gather_advance(bw_gather *gather);
 int64_t bw_gather_bytes(const bw_gather *gather); /* sent and received by this rank so far */
+typedef struct bw_gather_times {                  /* of the last gather that was finished, as bw_now() tells them */
+    double started, arrived;                      /* the last message was seen to be there; `started` where none was to come */
+    double needed, done;                          /* finish() was called, and returned */
+    double waited, unpacked; /* seconds between these two: nothing to do but wait for messages; unpacking. Else: the node's ranks */
+} bw_gather_times;
+const bw_gather_times *bw_gather_last(const bw_gather *gather);
 /* Positions of the grid that a node lacks, where all nodes have as many ranks: what it receives for every item; its ranks share them out evenly.
  * Ranks of a node are neighbours in the world, so they hold different positions until they hold all. Pure. */
 int bw_gather_foreign(const bw_grid *grid);

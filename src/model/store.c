@@ -32,8 +32,9 @@ struct bw_store {
     int n_slots;
     int64_t offset[BW_TARGETS], slot_floats;
     bw_gather *gather;
-    int *held;            /* [n_slots]: layer in the slot, or NOBODY */
-    int64_t gathered;     /* bytes of the gathers so far */
+    int *held;        /* [n_slots]: layer in the slot, or NOBODY */
+    int64_t gathered; /* bytes of the gathers so far */
+    bw_streaming streaming;
     int pending, arrives; /* layer under way and its slot, or NOBODY */
     int lent;             /* layer lent, or NOBODY */
 
@@ -337,11 +338,24 @@ static int start(bw_store *store, int layer, int slot)
     return bw_gather_start(store->gather, items, BW_TARGETS);
 }
 
+static void note_times(bw_store *store, const bw_gather_times *times)
+{
+    bw_streaming *sum = &store->streaming;
+    sum->gathers++;
+    sum->in_flight += times->arrived - times->started;
+    sum->waited += times->waited;
+    sum->unpacked += times->unpacked;
+    sum->met += times->done - times->needed - times->waited - times->unpacked;
+    bw_timeline_add("in flight", store->pending, times->started, times->arrived);
+    bw_timeline_add("gather", store->pending, times->needed, times->done);
+}
+
 static int finish(bw_store *store)
 {
-    const double before = bw_now();
     BW_TRY(bw_gather_finish(store->gather));
-    bw_event_add(BW_EVENT_GATHER, bw_now() - before, 0, (double)(bw_gather_bytes(store->gather) - store->gathered));
+    const bw_gather_times *times = bw_gather_last(store->gather);
+    note_times(store, times);
+    bw_event_add(BW_EVENT_GATHER, times->done - times->needed, 0, (double)(bw_gather_bytes(store->gather) - store->gathered));
     store->gathered = bw_gather_bytes(store->gather);
     store->held[store->arrives] = store->pending;
     store->pending = store->arrives = NOBODY;
@@ -505,7 +519,12 @@ int bw_store_release(bw_store *store, int layer)
 
 void bw_store_progress(const bw_store *store)
 {
-    bw_advance_messages(store->grid);
+    bw_gather_advance(store->gather);
+}
+
+const bw_streaming *bw_store_streaming(const bw_store *store)
+{
+    return &store->streaming;
 }
 
 bool bw_store_streams(const bw_store *store)

@@ -179,7 +179,9 @@ static int forward(bw_transformer *t, const bw_batch *batch)
         bw_layer weights;
         /* After the last layer the backward pass begins with the two that the slots still hold. */
         BW_TRY(bw_store_acquire(t->store, layer, layer < last ? layer + 1 : t->training ? last - 1 : 0, &weights));
+        const double start = bw_now();
         layer_forward(t, batch, &weights, layer);
+        bw_timeline_add("forward", layer, start, bw_now());
         BW_TRY(bw_store_release(t->store, layer));
     }
     bw_span_end(&span, BW_EVENT_FORWARD, bw_gemm_flops() - flops + attention_flops(t->spec, batch), 0);
@@ -220,7 +222,9 @@ static double loss(bw_transformer *t, const bw_batch *batch, float scale, bool g
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += t->row_loss[i];
-    bw_event_add(BW_EVENT_LOSS, bw_now() - start, bw_gemm_flops() - flops, 0);
+    const double end = bw_now();
+    bw_timeline_add("loss", -1, start, end);
+    bw_event_add(BW_EVENT_LOSS, end - start, bw_gemm_flops() - flops, 0);
     return sum;
 }
 
@@ -234,9 +238,11 @@ static int backward(bw_transformer *t, const bw_batch *batch, const bw_pass *pas
     for (int layer = t->spec->n_layer - 1; layer >= t->lowest; layer--) {
         bw_layer weights;
         BW_TRY(bw_store_acquire(t->store, layer, layer > t->lowest ? layer - 1 : 0, &weights));
+        const double start = bw_now();
         if (t->recompute)
             layer_forward(t, batch, &weights, layer);
         bw_block_backward(&t->block, &rows, batch, &weights, layer, t->x[layer], saved_of(t, layer), &t->slopes, t->dx, layer > t->lowest);
+        bw_timeline_add("backward", layer, start, bw_now());
         BW_TRY(bw_store_release(t->store, layer));
         if (pass->done)
             BW_TRY(pass->done(pass->context, layer));

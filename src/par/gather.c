@@ -23,6 +23,8 @@ struct bw_gather {
     char *buffer;             /* [n_receives][piece_capacity] */
     MPI_Request *requests;    /* receives first, route by route */
     int n_requests, n_receiving;
+    int tested; /* what MPI said to the looks at the receives */
+    bw_gather_times times;
     int64_t bytes;
 };
 
@@ -161,6 +163,11 @@ int64_t bw_gather_bytes(const bw_gather *gather)
     return gather->bytes;
 }
 
+const bw_gather_times *bw_gather_last(const bw_gather *gather)
+{
+    return &gather->times;
+}
+
 /* ---- sizes -------------------------------------------------------------------------------------------------------- */
 /* The piece that another position of the grid holds, without its data. */
 static bw_matrix piece_at(const bw_matrix *mine, int position)
@@ -265,6 +272,8 @@ static int post_sends(bw_gather *gather, const route *route)
 int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count)
 {
     BW_ASSERT(gather->count == 0);
+    gather->times = (bw_gather_times){.started = bw_now()};
+    gather->tested = MPI_SUCCESS;
     BW_TRY(reserve(gather, items, count));
     if (count > 0)
         memcpy(gather->items, items, sizeof *items * (size_t)count);
@@ -275,7 +284,21 @@ int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count)
     gather->n_receiving = gather->n_requests;
     for (int i = 0; i < gather->n_sends; i++)
         BW_TRY(post_sends(gather, &gather->sends[i]));
+    if (gather->n_receiving == 0)
+        gather->times.arrived = gather->times.started;
     return BW_OK;
+}
+
+void bw_gather_advance(bw_gather *gather)
+{
+    int arrived = 0;
+    if (gather->count == 0 || gather->times.arrived > 0 || gather->tested != MPI_SUCCESS) {
+        bw_advance_messages(gather->grid);
+        return;
+    }
+    gather->tested = MPI_Testall(gather->n_receiving, gather->requests, &arrived, MPI_STATUSES_IGNORE);
+    if (arrived)
+        gather->times.arrived = bw_now();
 }
 
 /* ---- finish ------------------------------------------------------------------------------------------------------- */
@@ -299,21 +322,37 @@ static void unpack_received(bw_gather *gather, const route *route, char *buffer)
     }
 }
 
+static int await_receives(bw_gather *gather)
+{
+    BW_MPI(gather->tested);
+    BW_MPI(MPI_Waitall(gather->n_receiving, gather->requests, MPI_STATUSES_IGNORE));
+    if (gather->times.arrived == 0)
+        gather->times.arrived = bw_now();
+    return BW_OK;
+}
+
 static int wait_and_unpack(bw_gather *gather)
 {
+    bw_gather_times *times = &gather->times;
     for (int i = 0; i < gather->count; i++) /* own pieces while the others' are on their way */
         bw_matrix_visit_share(gather->items[i].piece, gather->share, gather->shares, unpack_block, &gather->items[i]);
-    BW_MPI(MPI_Waitall(gather->n_receiving, gather->requests, MPI_STATUSES_IGNORE));
+    const double waits = bw_now();
+    BW_TRY(await_receives(gather));
+    const double goes_on = bw_now();
     for (int i = 0; i < gather->n_receives; i++)
         unpack_received(gather, &gather->receives[i], gather->buffer + i * gather->piece_capacity);
+    times->waited = goes_on - waits;
+    times->unpacked = waits - times->needed + bw_now() - goes_on;
     BW_MPI(MPI_Waitall(gather->n_requests - gather->n_receiving, gather->requests + gather->n_receiving, MPI_STATUSES_IGNORE));
     return BW_OK;
 }
 
 int bw_gather_finish(bw_gather *gather)
 {
+    gather->times.needed = bw_now();
     int status = wait_and_unpack(gather);
     gather->count = 0;
     int synced = bw_node_sync(gather->grid);
+    gather->times.done = bw_now();
     return status != BW_OK ? status : synced;
 }

@@ -13,12 +13,13 @@ int bw_output_create(bw_output *output, const char *folder)
     BW_TRY(bw_path(&output->checkpoints, folder, "checkpoints"));
     BW_TRY(bw_path(&output->metrics, folder, "metrics.jsonl"));
     BW_TRY(bw_path(&output->settings, folder, "config.yaml"));
-    return bw_path(&output->report, folder, "report.txt");
+    BW_TRY(bw_path(&output->report, folder, "report.txt"));
+    return bw_path(&output->timeline, folder, "timeline.csv");
 }
 
 void bw_output_free(bw_output *output)
 {
-    bw_text *texts[] = {&output->adapter, &output->checkpoints, &output->metrics, &output->settings, &output->report};
+    bw_text *texts[] = {&output->adapter, &output->checkpoints, &output->metrics, &output->settings, &output->report, &output->timeline};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         bw_text_free(texts[i]);
     if (output->log)
@@ -102,7 +103,7 @@ static int compare_settings(const bw_output *output, const bw_config *config, bo
 
 int bw_output_claim(const bw_output *output, const bw_config *config, int64_t *micro_batches)
 {
-    static const char *const written[] = {"adapter", "checkpoints", "metrics.jsonl", "report.txt", NULL};
+    static const char *const written[] = {"adapter", "checkpoints", "metrics.jsonl", "report.txt", "timeline.csv", NULL};
     BW_TRY(bw_dir_make(output->folder));
     BW_TRY(bw_folder_check(output->folder, written));
     bool start_over = strcmp(config->resume, "never") == 0, known = bw_file_exists(output->settings.data);

@@ -5,7 +5,7 @@
 
 typedef struct bw_output {
     const char *folder; /* borrowed */
-    bw_text adapter, checkpoints, metrics, settings, report;
+    bw_text adapter, checkpoints, metrics, settings, report, timeline;
     FILE *log; /* metrics.jsonl, rank 0 only */
 } bw_output;
 int bw_output_create(bw_output *output, const char *folder);

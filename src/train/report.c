@@ -100,6 +100,32 @@ static int add_rows(const bw_trainer *t, double whole, bw_text *out)
     return status;
 }
 
+/* What the row "gather" holds of streamed weights, and what went on behind compute. Collective on world. */
+static int add_streaming(const bw_trainer *t, bw_text *out)
+{
+    const bw_streaming *sum = bw_store_streaming(t->store);
+    const struct {
+        const char *name;
+        double seconds;
+    } parts[] = {{"in flight", sum->in_flight}, {"waited for", sum->waited}, {"unpacked", sum->unpacked}, {"node's ranks", sum->met}};
+    enum { PARTS = sizeof parts / sizeof *parts };
+    double mean[PARTS];
+    int status = bw_text_addf(out, "gather of streamed weights: in flight beside compute; what compute then waited for, in parts\n");
+    for (int i = 0; i < PARTS; i++) {
+        row r;
+        BW_TRY(row_of(t->grid, &(bw_event_sum){.count = sum->gathers, .seconds = parts[i].seconds}, &r));
+        mean[i] = r.mean;
+        if (status == BW_OK)
+            status = bw_text_addf(out, "%-12s %9" PRId64 " %11.3f %11.3f\n", parts[i].name, r.count, r.fastest, r.slowest);
+    }
+    if (status == BW_OK && mean[0] > 0)
+        status = bw_text_addf(out, "the gather of the weights: %.3f s in flight, %.3f s of it waited for: %.0f%% hidden\n", mean[0], mean[1],
+                              100 * (1 - fmin(1, mean[1] / mean[0])));
+    else if (status == BW_OK)
+        status = bw_text_addf(out, "the gather of the weights: none from other nodes, so nothing was in flight\n");
+    return status;
+}
+
 int bw_trainer_report(const bw_trainer *t)
 {
     double shortest, whole;
@@ -107,10 +133,16 @@ int bw_trainer_report(const bw_trainer *t)
     BW_TRY(bw_min_max(t->grid, bw_now() - t->opened, &shortest, &whole));
     int status = add_rows(t, whole, &out);
     BW_GO(bw_agree(t->grid, status));
+    if (bw_store_streams(t->store))
+        BW_GO(bw_agree(t->grid, add_streaming(t, &out)));
     BW_GO(add_memory(t->grid, &out));
     bw_info("%.*s", (int)out.length - 1, out.data); /* what each purpose took is for the file */
     BW_GO(add_purposes(t, &out));
-    status = bw_agree(t->grid, t->grid->rank == 0 ? bw_file_write(t->output.report.data, out.data, out.length, 0644) : BW_OK);
+    if (t->grid->rank == 0)
+        status = bw_file_write(t->output.report.data, out.data, out.length, 0644);
+    if (status == BW_OK && t->grid->rank == 0)
+        status = bw_timeline_write(t->output.timeline.data);
+    status = bw_agree(t->grid, status);
 done:
     bw_text_free(&out);
     return status;

@@ -50,7 +50,9 @@ static int layer_done(void *context, int layer)
         BW_TRY(bw_reduce_launch(t->reduce, t->bucket_of[layer]));
         bytes = bucket_bytes(t, layer);
     }
-    bw_event_add(BW_EVENT_REDUCE, bw_now() - start, 0, bytes);
+    const double end = bw_now();
+    bw_timeline_add("reduce", layer, start, end);
+    bw_event_add(BW_EVENT_REDUCE, end - start, 0, bytes);
     return BW_OK;
 }
 
@@ -100,7 +102,9 @@ static int run_micro_batches(bw_trainer *t, int64_t count, int64_t answers, step
     }
     double start = bw_now();
     BW_TRY(bw_reduce_finish(t->reduce));
-    bw_event_add(BW_EVENT_REDUCE, bw_now() - start, 0, 0);
+    const double end = bw_now();
+    bw_timeline_add("reduce", -1, start, end);
+    bw_event_add(BW_EVENT_REDUCE, end - start, 0, 0);
     return status;
 }
 
@@ -184,9 +188,12 @@ static int one_step(bw_trainer *t, double lr, step_sum *sum)
     bw_reduce_exponents(t->reduce, t->state.exponents, false);
     t->state.step++;
     bw_span_end(&span, BW_EVENT_UPDATE, 0, 0);
-    double start = bw_now();
+    const double start = bw_now();
     BW_TRY(bw_lora_refresh(t->lora));
-    bw_event_add(BW_EVENT_GATHER, bw_now() - start, 0, (double)bw_adapter_parameters(t->adapter) * sizeof(float));
+    const double end = bw_now();
+    bw_timeline_add("update", -1, span.start, start);
+    bw_timeline_add("gather", -1, start, end);
+    bw_event_add(BW_EVENT_GATHER, end - start, 0, (double)bw_adapter_parameters(t->adapter) * sizeof(float));
     int64_t values[2] = {sum->loss, sum->tokens};
     BW_TRY(bw_sum_ints(t->grid, values, 2));
     sum->loss = values[0];
@@ -254,6 +261,8 @@ static void show_progress(const bw_trainer *t, const step_sum *sum, double lr, d
                 t->steps, (double)sum->loss * LOSS_UNIT / (double)sum->answers, lr, sum->norm, rate, (int)(left / 60), (int)left % 60);
 }
 
+enum { NOTED_STEPS = 2 }; /* the timeline is of the second step of a start, for the first meets memory that nobody has touched; or of the only one */
+
 int bw_trainer_run(bw_trainer *t)
 {
     watch w = {.saved = bw_now(), .saved_step = t->state.step};
@@ -262,7 +271,10 @@ int bw_trainer_run(bw_trainer *t)
     while (t->state.step < t->steps) {
         double start = bw_now(), lr = bw_learning_rate(t->config->schedule, t->config->lr, t->config->warmup, t->state.step, t->steps);
         step_sum sum;
+        if (t->state.step < first + NOTED_STEPS)
+            bw_timeline_begin();
         BW_TRY(one_step(t, lr, &sum));
+        bw_timeline_end();
         double took = bw_now() - start;
         tokens += (double)sum.tokens;
         seconds += took;

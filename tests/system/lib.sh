@@ -27,6 +27,7 @@ begin() {
   shift
   local launch=("$BW_MPIEXEC" --oversubscribe --allow-run-as-root -n "$ranks")
   [ "$ranks" -gt 0 ] || launch=()
+  : >"$work/out" # the process in the background comes to that later, and what the last one said must not be taken for this one's
   "${launch[@]}" "$BW_PROGRAM" "$@" </dev/null >"$work/out" 2>"$work/err" &
   job=$!
 }
