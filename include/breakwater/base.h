@@ -264,6 +264,7 @@ typedef struct bw_config {
     int64_t checkpoint_steps, keep;
     double checkpoint_minutes, time_limit; /* minutes; 0: none */
     char *resume;                          /* auto never PATH */
+    bw_list mpi_hints;                     /* "KEY=VALUE", for MPI-IO */
     /* merge */
     bw_numbers alpha, scale;
     double tau;

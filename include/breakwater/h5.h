@@ -6,7 +6,11 @@
 
 /* ---- HDF5, parallel. Collective over the grid communicator of one replica unless said otherwise ------------------ */
 typedef struct bw_h5 bw_h5;
-int bw_h5_create(bw_h5 **out, const bw_grid *grid, const char *path); /* truncates; H5F_LIBVER_V110; fails on all or none */
+/* Truncates; H5F_LIBVER_V110; fails on all or none. hints: "KEY=VALUE" for MPI-IO, NULL for none. What is at least a block of the file system is
+ * aligned to it, where a block is 1 MiB or more, or to the hint striping_unit. */
+int bw_h5_create(bw_h5 **out, const bw_grid *grid, const char *path, const bw_list *hints);
+/* Add "KEY=VALUE, ...", as MPI gives the hints of the open file back ("none" where it has none). The same on every rank. */
+int bw_h5_add_hints(bw_h5 *h5, bw_text *text);
 int bw_h5_open(bw_h5 **out, const bw_grid *grid, const char *path);
 int bw_h5_close(bw_h5 **h5); /* flushes; reports what close reports */
 /* A block-cyclic matrix as one dataset of global shape [m][n]; groups in `name` are made as needed. dtype F32 or F64. */

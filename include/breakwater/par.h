@@ -181,6 +181,10 @@ int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values);
 const char *bw_scalapack_version(void);
 const char *bw_blas_loaded(void); /* path of the library that dgemm_ really came from */
 
+/* ---- hints: "KEY=VALUE", for MPI-IO ------------------------------------------------------------------------------------- */
+int bw_hints_check(const bw_list *hints); /* BW_USAGE: one without key or value, or longer than this MPI takes. Pure */
+const char *bw_hint_find(const bw_list *hints, const char *key); /* the value that counts, which is the last; NULL: none. Pure */
+
 /* ---- plain: what MPI does by itself, the limits that the benchmark compares with. Collective on world ------------------- */
 int bw_plain_sum(const bw_grid *grid, float *values, int64_t count); /* in place */
 /* `bytes` of `mine` from every rank of replica 0, one share after another, to a file that is synced; the file stays. */

@@ -26,8 +26,9 @@ typedef struct bw_state {
     bw_hash model, data, buffer, config; /* fingerprints; config: only what changes the arithmetic */
 } bw_state;
 /* Write <folder>/step-NNNNNN.h5 (temporary, fsync, rename), then delete all but the last `keep`. Collective on world; replica 0 writes. mode as
- * bw_file_write. */
-int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode);
+ * bw_file_write. hints: gets, on rank 0, what MPI-IO was told for this file, as MPI gives it back; NULL: nobody wants to know. */
+int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode,
+                        bw_text *hints);
 /* Read the newest good one in `folder` (or the file `path`): a broken one is named in a warning and the one before is used.
  * *found = false when there is none. state brings the fingerprints of this run: a checkpoint of another model, data, buffer or configuration
  * is BW_CANTCREATE, with both values. Collective on world. */

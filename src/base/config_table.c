@@ -50,6 +50,13 @@ static bool is_parts(const char *text)
     return is_list_of(names, sizeof names / sizeof *names, text);
 }
 
+/* The length of either is MPI's to judge: bw_hints_check(). */
+static bool is_hint(const char *text)
+{
+    size_t key = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
+    return key > 0 && text[key] == '=' && text[key + 1];
+}
+
 #define AT(field)                             .offset = offsetof(bw_config, field)
 #define TEXT(field, fallback)                 .kind = BW_KIND_TEXT, AT(field), .standard = fallback
 #define PATH(field)                           .kind = BW_KIND_PATH, AT(field)
@@ -215,6 +222,8 @@ const bw_option bw_options[] = {
      .group = RESTART, .argument = "X", .help = "minutes between checkpoints; 0: not by time"},
     {"keep", BW_TRAIN | BW_RUN, 0, INT(keep, "2", 1, 10000),
      .group = RESTART, .argument = "N", .help = "checkpoints that stay"},
+    {"mpi-hint", BW_TRAIN | BW_RUN | BW_BENCH, 0, PATHS(mpi_hints), .valid = is_hint,
+     .group = RESTART, .argument = "KEY=VALUE", .help = "hint for MPI-IO when a checkpoint is written, such as striping_factor=8; repeat it for more (YAML: a list)"},
     {"time-limit", STAGES | BW_RUN, 0, REAL(time_limit, "0", 0, 1e6),
      .group = RESTART, .argument = "X", .help = "minutes after which it stops, to be gone on with, with exit code 75; 0: none"},
 

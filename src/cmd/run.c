@@ -117,6 +117,8 @@ static int run_with_ranks(const bw_pipeline *pipeline)
 {
     bw_grid *grid = NULL;
     bw_text unfit = {0};
+    for (int i = 0; i < pipeline->count; i++)
+        BW_TRY(bw_par_agree(bw_hints_check(&pipeline->stages[i].config.mpi_hints)));
     BW_TRY(bw_session_start(&pipeline->common));
     BW_TRY(bw_grid_create(&grid, "auto", 0, 0));
     int status = pipeline->common.only ? run_stages(grid, pipeline, &unfit) : run_all(grid, pipeline, &unfit);

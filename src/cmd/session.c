@@ -20,6 +20,7 @@ static int choose_threads(const bw_config *config, const bw_binding *binding)
 int bw_session_start(const bw_config *config)
 {
     bw_binding binding;
+    BW_TRY(bw_par_agree(bw_hints_check(&config->mpi_hints)));
     bw_binding_get(&binding);
     binding.threads = choose_threads(config, &binding);
     omp_set_num_threads(binding.threads);

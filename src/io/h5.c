@@ -10,6 +10,7 @@
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include "breakwater/h5.h"
@@ -17,11 +18,13 @@
 
 struct bw_h5 {
     const bw_grid *grid;
-    hid_t file;
+    hid_t file, access; /* access: how it is opened */
     char *path;
-    int reserve; /* of rank 0: a nameless file that keeps room on the disk, -1 elsewhere */
+    const bw_list *hints; /* borrowed, NULL for none; read by create only */
+    int reserve;          /* of rank 0: a nameless file that keeps room on the disk, -1 elsewhere */
 };
 
+enum { LARGE_BLOCK = 1 << 20, SMALLEST_ALIGNMENT = 512, LARGEST_ALIGNMENT = 1 << 30 };
 enum { RESERVE_BYTES = 1 << 22, MOST_TEXT = 1 << 24 }; /* bytes of an attribute that is believed */
 static const char checksum[] = "sum64";
 
@@ -75,17 +78,28 @@ static void prepare_library(void)
         H5Lunregister(H5L_TYPE_EXTERNAL);
 }
 
-static hid_t file_access(const bw_grid *grid)
+/* What large datasets are aligned to: the stripe that is asked for, else the file system's block where it has large ones; 1: nothing. */
+static hsize_t alignment_of(const char *folder, const bw_list *hints)
 {
-    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-    if (access < 0)
-        return access;
-    if (H5Pset_fapl_mpio(access, grid->comms->grid, MPI_INFO_NULL) < 0 || H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
-        H5Pset_coll_metadata_write(access, 1) < 0 || H5Pset_all_coll_metadata_ops(access, 1) < 0) {
-        release(access);
-        return -1;
-    }
-    return access;
+    struct stat about;
+    const char *stripe = hints ? bw_hint_find(hints, "striping_unit") : NULL;
+    long long block = stat(folder, &about) == 0 && about.st_blksize >= LARGE_BLOCK ? (long long)about.st_blksize : 1;
+    if (stripe)
+        block = atoll(stripe);
+    return block >= SMALLEST_ALIGNMENT && block <= LARGEST_ALIGNMENT ? (hsize_t)block : 1;
+}
+
+static int make_access(bw_h5 *h5, hsize_t alignment)
+{
+    MPI_Info info;
+    int status = bw_hints_info(h5->hints, &info);
+    h5->access = H5Pcreate(H5P_FILE_ACCESS);
+    bool set = status == BW_OK && h5->access >= 0 && H5Pset_fapl_mpio(h5->access, h5->grid->comms->grid, info) >= 0 &&
+               H5Pset_libver_bounds(h5->access, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 && H5Pset_coll_metadata_write(h5->access, 1) >= 0 &&
+               H5Pset_all_coll_metadata_ops(h5->access, 1) >= 0 && H5Pset_alignment(h5->access, alignment, alignment) >= 0;
+    if (info != MPI_INFO_NULL)
+        MPI_Info_free(&info); /* HDF5 has its own copy */
+    return set || status != BW_OK ? status : fail_with(BW_SYSTEM, h5->path, "prepare", "the access to this file");
 }
 
 static int allocate(bw_h5 **out, const bw_grid *grid, const char *path)
@@ -95,7 +109,7 @@ static int allocate(bw_h5 **out, const bw_grid *grid, const char *path)
     BW_TRY(BW_NEW(h5, 1, "hdf5"));
     *out = h5;
     h5->grid = grid;
-    h5->file = h5->reserve = -1;
+    h5->file = h5->access = h5->reserve = -1;
     BW_TRY(BW_NEW(h5->path, length, "hdf5"));
     memcpy(h5->path, path, length);
     return BW_OK;
@@ -129,6 +143,7 @@ static void deallocate(bw_h5 **h5)
 {
     if (*h5) {
         give_room_back(*h5);
+        release((*h5)->access);
         bw_free((*h5)->path);
     }
     bw_free(*h5);
@@ -137,44 +152,53 @@ static void deallocate(bw_h5 **h5)
 
 static int create_file(bw_h5 *h5)
 {
-    hid_t access = file_access(h5->grid);
-    if (access >= 0)
-        h5->file = H5Fcreate(h5->path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
-    release(access);
+    h5->file = H5Fcreate(h5->path, H5F_ACC_TRUNC, H5P_DEFAULT, h5->access);
     return h5->file >= 0 ? BW_OK : fail_with(BW_CANTCREATE, h5->path, "create", "this HDF5 file");
 }
 
 static int open_file(bw_h5 *h5)
 {
-    hid_t access = file_access(h5->grid);
-    if (access >= 0)
-        h5->file = H5Fopen(h5->path, H5F_ACC_RDONLY, access);
-    release(access);
+    h5->file = H5Fopen(h5->path, H5F_ACC_RDONLY, h5->access);
     return h5->file >= 0 ? BW_OK : fail_with(BW_DATA, h5->path, "open", "as HDF5 (truncated, or not HDF5)");
 }
 
 /* Asked before HDF5 is, whose collective open may leave ranks waiting for one that cannot see the file. */
 static int check_readable(bw_h5 *h5)
 {
-    return access(h5->path, R_OK) == 0 ? BW_OK : bw_fail(BW_NOINPUT, "%s: cannot open: %s", h5->path, strerror(errno));
+    if (access(h5->path, R_OK) != 0)
+        return bw_fail(BW_NOINPUT, "%s: cannot open: %s", h5->path, strerror(errno));
+    return make_access(h5, 1);
+}
+
+/* All ranks lay the file out alike, so one says how. */
+static int agree_on_alignment(const bw_h5 *h5, const char *folder, hsize_t *alignment)
+{
+    uint64_t value = alignment_of(folder, h5->hints);
+    BW_MPI(MPI_Bcast(&value, 1, MPI_UINT64_T, 0, h5->grid->comms->grid));
+    *alignment = value;
+    return BW_OK;
 }
 
 static int check_folder(bw_h5 *h5)
 {
     const char *slash = strrchr(h5->path, '/');
     char folder[4096] = ".";
+    hsize_t alignment = 1;
     if (slash)
         snprintf(folder, sizeof folder, "%.*s", slash == h5->path ? 1 : (int)(slash - h5->path), h5->path);
-    if (access(folder, W_OK | X_OK) == 0)
-        return reserve_room(h5);
-    return bw_fail(BW_CANTCREATE, "%s: cannot create: folder %s: %s", h5->path, folder, strerror(errno));
+    BW_TRY(agree_on_alignment(h5, folder, &alignment));
+    if (access(folder, W_OK | X_OK) != 0)
+        return bw_fail(BW_CANTCREATE, "%s: cannot create: folder %s: %s", h5->path, folder, strerror(errno));
+    BW_TRY(reserve_room(h5));
+    return make_access(h5, alignment);
 }
 
-static int start(bw_h5 **out, const bw_grid *grid, const char *path, int (*check)(bw_h5 *), int (*open)(bw_h5 *))
+static int start(bw_h5 **out, const bw_grid *grid, const char *path, const bw_list *hints, int (*check)(bw_h5 *), int (*open)(bw_h5 *))
 {
     bw_h5 *h5 = NULL;
     int status;
     BW_GO(bw_agree_on(grid->comms->grid, allocate(&h5, grid, path)));
+    h5->hints = hints;
     prepare_library();
     BW_GO(agree(h5, check(h5)));
     BW_GO(agree(h5, open(h5)));
@@ -187,14 +211,26 @@ done:
     return status;
 }
 
-int bw_h5_create(bw_h5 **out, const bw_grid *grid, const char *path)
+int bw_h5_create(bw_h5 **out, const bw_grid *grid, const char *path, const bw_list *hints)
 {
-    return start(out, grid, path, check_folder, create_file);
+    return start(out, grid, path, hints, check_folder, create_file);
 }
 
 int bw_h5_open(bw_h5 **out, const bw_grid *grid, const char *path)
 {
-    return start(out, grid, path, check_readable, open_file);
+    return start(out, grid, path, NULL, check_readable, open_file);
+}
+
+int bw_h5_add_hints(bw_h5 *h5, bw_text *text)
+{
+    MPI_File *handle = NULL;
+    MPI_Info info = MPI_INFO_NULL;
+    if (H5Fget_vfd_handle(h5->file, H5P_DEFAULT, (void **)&handle) < 0 || MPI_File_get_info(*handle, &info) != MPI_SUCCESS)
+        return agree(h5, bw_text_addf(text, "MPI does not tell them"));
+    int status = bw_hints_describe(info, text);
+    if (info != MPI_INFO_NULL)
+        MPI_Info_free(&info);
+    return agree(h5, status);
 }
 
 int bw_h5_close(bw_h5 **h5)

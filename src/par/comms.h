@@ -23,5 +23,9 @@ int bw_mpi_check(int code, const char *call);
 
 int bw_agree_on(MPI_Comm comm, int status); /* bw_agree among the ranks of `comm`; collective on it */
 
+/* MPI_INFO_NULL where there are no hints (NULL or empty); else the caller frees it. */
+int bw_hints_info(const bw_list *hints, MPI_Info *info);
+int bw_hints_describe(MPI_Info info, bw_text *text); /* adds "KEY=VALUE, ...", or "none" */
+
 void bw_blacs_finish(void); /* give back what BLACS holds; no grid may be open */
 #endif

@@ -61,6 +61,7 @@ typedef struct transfer {
     bw_state *state;
     bw_h5 *h5;
     const char *path;
+    bw_text *hints;     /* as MPI gives them back, where somebody asks */
     int64_t *exponents; /* had before the file is opened: no rank runs out of memory between two collectives */
 } transfer;
 
@@ -122,11 +123,13 @@ static int write_exponents(transfer *t)
     return bw_h5_set_ints(t->h5, "/", "exponents", t->exponents, t->state->tensors);
 }
 
-static int write_file(transfer *t, const char *settings, const char *temporary)
+static int write_file(transfer *t, const bw_list *hints, const char *settings, const char *temporary)
 {
-    BW_TRY(bw_h5_create(&t->h5, t->grid, temporary));
-    int status = for_each_pair(t->state, write_pair, t);
+    BW_TRY(bw_h5_create(&t->h5, t->grid, temporary, hints));
+    int status = t->hints ? bw_h5_add_hints(t->h5, t->hints) : BW_OK;
     int64_t complete = 1;
+    if (status == BW_OK)
+        status = for_each_pair(t->state, write_pair, t);
     if (status == BW_OK)
         status = write_exponents(t);
     if (status == BW_OK)
@@ -256,11 +259,12 @@ static int prepare(const char *folder, const char *temporary, unsigned mode)
     return BW_OK;
 }
 
-int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode)
+int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode,
+                        bw_text *hints)
 {
     double start = bw_now();
     bw_state copy = *state;
-    transfer t = {.grid = grid, .state = &copy};
+    transfer t = {.grid = grid, .state = &copy, .hints = hints};
     bw_text path = {0}, temporary = {0}, settings = {0};
     int status = transfer_create(&t);
     if (status == BW_OK)
@@ -272,7 +276,7 @@ int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_con
     if (status == BW_OK && grid->rank == 0)
         status = prepare(folder, temporary.data, mode);
     BW_GO(bw_agree(grid, status));
-    BW_GO(bw_agree(grid, grid->replica == 0 ? write_file(&t, settings.data, temporary.data) : BW_OK));
+    BW_GO(bw_agree(grid, grid->replica == 0 ? write_file(&t, &config->mpi_hints, settings.data, temporary.data) : BW_OK));
     if (grid->rank == 0)
         status = bw_file_publish(temporary.data, path.data);
     BW_GO(bw_agree(grid, status));

@@ -230,7 +230,13 @@ static int look_around(bw_trainer *t, const watch *w, bw_stop *stop, bool *save)
 static int save(bw_trainer *t, watch *w)
 {
     double start = bw_now();
-    BW_TRY(bw_checkpoint_write(t->grid, &t->state, t->config, t->output.checkpoints.data, t->config->keep, t->mode));
+    bw_text hints = {0};
+    bool first = w->longest_save == 0;
+    int status = bw_checkpoint_write(t->grid, &t->state, t->config, t->output.checkpoints.data, t->config->keep, t->mode, first ? &hints : NULL);
+    if (status == BW_OK && first)
+        bw_info("checkpoints in %s; MPI-IO hints: %s", t->output.checkpoints.data, hints.data ? hints.data : "");
+    bw_text_free(&hints);
+    BW_TRY(status);
     w->saved = bw_now();
     w->saved_step = t->state.step;
     w->longest_save = fmax(w->longest_save, w->saved - start);

@@ -64,7 +64,7 @@ static void write_all(const bw_grid *grid)
 {
     bw_h5 *h5 = NULL;
     const int64_t step[3] = {12, -5, INT64_MAX};
-    CHECK_OK(bw_h5_create(&h5, grid, file));
+    CHECK_OK(bw_h5_create(&h5, grid, file, NULL));
     for (int64_t i = 0; h5 && i < SHAPES; i++) {
         bw_matrix matrix;
         char name[32];
@@ -143,7 +143,7 @@ static void a_long_text_comes_back(const bw_grid *grid)
     char *longest = NULL;
     CHECK_OK(BW_NEW(longest, LENGTH + 1, "test"));
     memset(longest, 'x', LENGTH);
-    CHECK_OK(bw_h5_create(&h5, grid, file));
+    CHECK_OK(bw_h5_create(&h5, grid, file, NULL));
     CHECK_OK(bw_h5_set_text(h5, "/", "config", longest));
     CHECK_OK(bw_h5_close(&h5));
     CHECK_OK(bw_h5_open(&h5, grid, file));
@@ -247,7 +247,7 @@ static void a_dataset_in_the_place_of_another_is_noticed(const bw_grid *grid)
     bw_h5 *h5 = NULL;
     bw_matrix matrix;
     CHECK_OK(bw_matrix_create(&matrix, grid, BW_PIECE_F32, 16, 16, 3, 3, "test"));
-    CHECK_OK(bw_h5_create(&h5, grid, file));
+    CHECK_OK(bw_h5_create(&h5, grid, file, NULL));
     for (int64_t i = 0; h5 && i < 2; i++) {
         CHECK_OK(bw_matrix_visit(&matrix, fill, &i));
         CHECK_OK(bw_h5_write_matrix(h5, names[i], &matrix));
@@ -284,11 +284,63 @@ static void files_that_are_not_there_have_their_own_status(const bw_grid *grid)
     CHECK(bw_h5_open(&h5, grid, path) == BW_NOINPUT && h5 == NULL);
     CHECK(strstr(bw_error(), path) != NULL);
     bw_error_clear();
-    CHECK(bw_h5_create(&h5, grid, path) == BW_CANTCREATE && h5 == NULL);
+    CHECK(bw_h5_create(&h5, grid, path, NULL) == BW_CANTCREATE && h5 == NULL);
     CHECK(strstr(bw_error(), path) != NULL);
     bw_error_clear();
-    CHECK(bw_h5_create(&h5, grid, folder) == BW_CANTCREATE && h5 == NULL); /* a folder is there already */
+    CHECK(bw_h5_create(&h5, grid, folder, NULL) == BW_CANTCREATE && h5 == NULL); /* a folder is there already */
     bw_error_clear();
+}
+
+/* ---- hints --------------------------------------------------------------------------------------------------------- */
+/* What MPI-IO is told comes back from the open file, and large datasets begin at the stripes that were asked for. */
+static void hints_come_back_and_stripes_are_kept(const bw_grid *grid)
+{
+    const bw_list hints = {.items = {"cb_nodes=1", "striping_unit=65536"}, .count = 2};
+    static const char *const names[] = {"/small", "/large", "/larger"};
+    bw_h5 *h5 = NULL;
+    bw_text text = {0};
+    CHECK_OK(bw_h5_create(&h5, grid, file, &hints));
+    CHECK_OK(bw_h5_add_hints(h5, &text));
+    CHECK(text.data && strstr(text.data, "cb_nodes=1") && strstr(text.data, "striping_unit=65536"));
+    for (int64_t i = 0; i < 3; i++) {
+        bw_matrix matrix;
+        CHECK_OK(bw_matrix_create(&matrix, grid, BW_PIECE_F32, 130, i == 0 ? 2 : 128, 8, 8, "test"));
+        CHECK_OK(bw_matrix_visit(&matrix, fill, &i));
+        CHECK_OK(bw_h5_write_matrix(h5, names[i], &matrix));
+        bw_matrix_free(&matrix);
+    }
+    CHECK_OK(bw_h5_close(&h5));
+    expect_read(grid, BW_OK, "/large", BW_PIECE_F32, 130, 128);
+    hid_t whole = H5Fopen(file, H5F_ACC_RDONLY, H5P_DEFAULT);
+    for (int i = 1; i < 3; i++) {
+        hid_t dataset = H5Dopen2(whole, names[i], H5P_DEFAULT);
+        CHECK(H5Dget_offset(dataset) != HADDR_UNDEF && H5Dget_offset(dataset) % 65536 == 0);
+        CHECK(H5Dclose(dataset) >= 0);
+    }
+    CHECK(H5Fclose(whole) >= 0);
+    bw_text_free(&text);
+}
+
+static void what_mpi_cannot_take_as_a_hint_is_refused(const bw_grid *grid)
+{
+    char key[600], value[3000];
+    memset(key, 'k', sizeof key);
+    memset(value, 'v', sizeof value);
+    strcpy(key + sizeof key - 3, "=v");
+    memcpy(value, "key=", 4);
+    value[sizeof value - 1] = '\0';
+    char *const bad[] = {"", "=", "key", "key=", "=value", key, value};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        bw_h5 *h5 = NULL;
+        const bw_list hints = {.items = {"cb_nodes=1", bad[i]}, .count = 2};
+        bw_error_clear();
+        CHECK(bw_hints_check(&hints) == BW_USAGE && strstr(bw_error(), "is not KEY=VALUE"));
+        CHECK(bw_h5_create(&h5, grid, file, &hints) == BW_USAGE && h5 == NULL);
+    }
+    const bw_list good = {.items = {"key==", "striping_unit=1", "key=a=b"}, .count = 3};
+    bw_error_clear();
+    CHECK_OK(bw_hints_check(&good));
+    CHECK(strcmp(bw_hint_find(&good, "key"), "a=b") == 0 && !bw_hint_find(&good, "ke") && !bw_hint_find(&good, "key="));
 }
 
 /* ---- other programs ------------------------------------------------------------------------------------------------ */
@@ -338,6 +390,8 @@ int main(int argc, char **argv)
     a_dataset_in_the_place_of_another_is_noticed(grid);
     files_that_are_not_there_have_their_own_status(grid);
     a_long_text_comes_back(grid);
+    hints_come_back_and_stripes_are_kept(grid);
+    what_mpi_cannot_take_as_a_hint_is_refused(grid);
     CHECK_OK(bw_barrier(grid));
     if (grid->rank == 0)
         CHECK(remove(file) == 0 && rmdir(folder) == 0);

@@ -91,6 +91,15 @@ static void every_default_is_valid_and_every_option_has_help(void **state)
     bw_config_free(&config);
 }
 
+static void choose_valid(const bw_option *option, char *value, size_t size)
+{
+    static const char *const samples[] = {"3x2", "o,k", "step,gemm", "key=a \"b\"\\: c, [d]"};
+    size_t i = 0;
+    while (!option->valid(samples[i]))
+        assert_true(++i < sizeof samples / sizeof *samples);
+    snprintf(value, size, "%s", samples[i]);
+}
+
 /* A value other than the default, for every kind. Numbers that have no short decimal form test the shortest exact echo. */
 static void choose_value(const bw_option *option, char *value, size_t size)
 {
@@ -98,7 +107,7 @@ static void choose_value(const bw_option *option, char *value, size_t size)
     if (option->kind == BW_KIND_TEXT && option->choices)
         snprintf(value, size, "%s", last ? last + 1 : option->choices);
     else if (option->valid)
-        snprintf(value, size, "%s", option->valid("auto") ? "3x2" : option->valid("o,k") ? "o,k" : "step,gemm");
+        choose_valid(option, value, size);
     else if (option->kind == BW_KIND_TEXT || option->kind == BW_KIND_PATH)
         snprintf(value, size, "./a \"b\"\\: c, [d] # \xc3\xa9/%s", option->name);
     else if (option->kind == BW_KIND_INT)
@@ -124,7 +133,7 @@ static void set_all(bw_config *config, bw_command command)
         if (bw_config_set(config, command, bw_options[i].name, value) != BW_OK)
             fail_msg("%s", bw_error());
         if (bw_options[i].kind == BW_KIND_PATHS)
-            assert_int_equal(bw_config_set(config, command, bw_options[i].name, "-second"), BW_OK);
+            assert_int_equal(bw_config_set(config, command, bw_options[i].name, "-second=b"), BW_OK);
     }
 }
 
@@ -317,6 +326,32 @@ static void lists_end_at_their_limit(void **state)
     bw_config_free(&c);
 }
 
+static void hints_are_collected_and_must_name_key_and_value(void **state)
+{
+    (void)state;
+    bw_config c;
+    bw_text yaml = {0};
+    bw_config_init(&c);
+    write_yaml("mpi-hint: [cb_nodes=8]\n");
+    assert_int_equal(PARSE(&c, BW_TRAIN, "--config", yaml_file, "--mpi-hint", "striping_factor=8", "--mpi-hint=romio_cb_write=enable"), BW_OK);
+    assert_int_equal(c.mpi_hints.count, 2);
+    assert_string_equal(c.mpi_hints.items[1], "romio_cb_write=enable");
+    assert_int_equal(bw_config_yaml(&c, BW_TRAIN, &yaml), BW_OK);
+    assert_non_null(strstr(yaml.data, "mpi-hint: [\"striping_factor=8\", \"romio_cb_write=enable\"]\n"));
+    bw_config_free(&c);
+    bw_text_free(&yaml);
+    static const char *const bad[] = {"cb_nodes", "=8", "cb_nodes=", "cb nodes=8", "@user/adapter=1", "="};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        REFUSED(BW_TRAIN, "is not a valid value", "--mpi-hint", (char *)bad[i]);
+    REFUSED(BW_TRAIN, "--mpi-hint: is empty", "--mpi-hint", "");
+    REFUSED(BW_EVAL, "It is an option of", "--mpi-hint", "cb_nodes=8");
+    bw_config_init(&c); /* a checkpoint of a run without hints has no word of them */
+    assert_int_equal(bw_config_yaml(&c, BW_TRAIN, &yaml), BW_OK);
+    assert_null(strstr(yaml.data, "hint"));
+    bw_config_free(&c);
+    bw_text_free(&yaml);
+}
+
 static void what_a_command_cannot_do_without_is_asked_for(void **state)
 {
     (void)state;
@@ -499,6 +534,7 @@ int main(void)
         cmocka_unit_test(an_option_of_another_command_is_unknown_and_says_whose_it_is),
         cmocka_unit_test(values_are_checked_and_the_message_says_what_is_taken),
         cmocka_unit_test(lists_end_at_their_limit),
+        cmocka_unit_test(hints_are_collected_and_must_name_key_and_value),
         cmocka_unit_test(what_a_command_cannot_do_without_is_asked_for),
         cmocka_unit_test(errors_in_yaml_name_file_and_line),
         cmocka_unit_test(nothing_in_yaml_means_the_default),
