@@ -2,7 +2,9 @@
 """Write a Llama-shaped model with random weights as a Hugging Face folder, shard by shard, so that a large one needs little memory.
 usage: random_model.py OUT TOKENIZER_FOLDER --layers N --width N --mlp N --heads N --kv N [--vocab N] [--head-dim N] [--untied]
                        [--layers-per-shard N] [--seed N]
-Weights are bf16, uniform with the standard deviation 0.02 that models start from; the tokenizer is copied from TOKENIZER_FOLDER. numpy only."""
+       random_model.py OUT TOKENIZER_FOLDER --config CONFIG.json       shapes of a model, e.g. benchmarks/machines/llama-3-8b.json
+Weights are bf16, uniform with the standard deviation 0.02 that models start from; the tokenizer is copied from TOKENIZER_FOLDER, and may know
+fewer tokens than the model. numpy only."""
 import argparse
 import json
 import os
@@ -11,18 +13,38 @@ import shutil
 import numpy as np
 
 
+SHAPE = {"layers": "num_hidden_layers", "width": "hidden_size", "mlp": "intermediate_size", "heads": "num_attention_heads",
+         "kv": "num_key_value_heads"}
+PART = 1 << 24  # numbers made at a time: memory does not grow with the model
+
+
+def take_shapes(chosen):
+    with open(chosen.config) as file:
+        config = json.load(file)
+    for name, key in SHAPE.items():
+        setattr(chosen, name, config[key])
+    chosen.vocab, chosen.head_dim = config["vocab_size"], config.get("head_dim") or 0
+    chosen.untied = not config.get("tie_word_embeddings", False)
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out")
     parser.add_argument("tokenizer")
-    for name in ("layers", "width", "mlp", "heads", "kv"):
-        parser.add_argument(f"--{name}", type=int, required=True)
+    for name in SHAPE:
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--config", help="a config.json that has the shapes instead")
     parser.add_argument("--vocab", type=int, default=49152)
     parser.add_argument("--head-dim", type=int, default=0, help="0: width / heads")
     parser.add_argument("--untied", action="store_true")
     parser.add_argument("--layers-per-shard", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
+    if chosen.config:
+        take_shapes(chosen)
+    missing = [f"--{name}" for name in SHAPE if getattr(chosen, name) is None]
+    if missing:
+        parser.error(f"{', '.join(missing)}: missing (or --config)")
     chosen.head_dim = chosen.head_dim or chosen.width // chosen.heads
     return chosen
 
@@ -49,13 +71,16 @@ def shards(a):
         yield tensors
 
 
-def values(random, shape):
+def write_values(file, random, shape):
     """bf16 bits: the upper half of float32 ones; norms are near 1."""
-    if len(shape) == 1:
-        numbers = np.float32(1) + np.float32(0.02) * (random.random(shape, dtype=np.float32) - np.float32(0.5))
-    else:
-        numbers = (random.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(0.02 * 12 ** 0.5)
-    return (numbers.view(np.uint32) >> 16).astype("<u2")
+    count = int(np.prod(shape))
+    middle, width = (1, 0.02) if len(shape) == 1 else (0, 0.02 * 12 ** 0.5)
+    for first in range(0, count, PART):
+        numbers = random.random(min(PART, count - first), dtype=np.float32)
+        numbers -= np.float32(0.5)
+        numbers *= np.float32(width)
+        numbers += np.float32(middle)
+        numbers.view("<u2")[1::2].tofile(file)
 
 
 def write_shard(path, tensors, random):
@@ -69,7 +94,7 @@ def write_shard(path, tensors, random):
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for shape in tensors.values():
-            values(random, shape).tofile(file)
+            write_values(file, random, shape)
 
 
 def write_config(a):

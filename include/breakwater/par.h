@@ -188,5 +188,6 @@ const char *bw_hint_find(const bw_list *hints, const char *key); /* the value th
 /* ---- plain: what MPI does by itself, the limits that the benchmark compares with. Collective on world ------------------- */
 int bw_plain_sum(const bw_grid *grid, float *values, int64_t count); /* in place */
 /* `bytes` of `mine` from every rank of replica 0, one share after another, to a file that is synced; the file stays. */
-int bw_plain_write(const bw_grid *grid, const char *path, const void *mine, int64_t bytes);
+int bw_plain_write(const bw_grid *grid, const char *path, char *mine, int64_t bytes);
+int bw_plain_read(const bw_grid *grid, const char *path, char *mine, int64_t bytes); /* what bw_plain_write wrote */
 #endif

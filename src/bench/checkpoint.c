@@ -1,4 +1,4 @@
-/* bench/checkpoint.c - writing and reading a training state, beside MPI's own writing of as many bytes. */
+/* bench/checkpoint.c - writing and reading a training state, beside MPI's own writing and reading of as many bytes. */
 #include "bench/bench.h"
 #include "breakwater/train.h"
 #include <stdlib.h>
@@ -121,6 +121,12 @@ static int run_plain(void *context)
     return bw_plain_write(s->bench->grid, s->plain, s->bytes, s->share);
 }
 
+static int run_plain_read(void *context)
+{
+    saving *s = context;
+    return bw_plain_read(s->bench->grid, s->plain, s->bytes, s->share);
+}
+
 /* Entries that differ from what was written. */
 static int check(const saving *s, double *residual)
 {
@@ -148,20 +154,24 @@ static int measure(saving *s)
 {
     bw_bench *bench = s->bench;
     double bytes = 12.0 * (double)bw_adapter_parameters(s->state.adapter);
-    bw_bench_row plain = {.work = bytes, .unit = BW_GBYTES}, written = plain, read = plain;
+    bw_bench_row plain = {.work = bytes, .unit = BW_GBYTES}, written = plain, plain_read = plain, read = plain;
     snprintf(plain.problem, sizeof plain.problem, "MPI-IO, %.0f MB, synced", bytes * 1e-6);
+    snprintf(plain_read.problem, sizeof plain_read.problem, "MPI-IO, %.0f MB, read", bytes * 1e-6);
     snprintf(written.problem, sizeof written.problem, "write %.0f MB, synced, checksums", bytes * 1e-6);
     snprintf(read.problem, sizeof read.problem, "read %.0f MB, checked", bytes * 1e-6);
     BW_TRY(bw_bench_time(bench, &(bw_bench_work){.run = run_plain, .context = s}, &plain.times));
     BW_TRY(bw_bench_time(bench, &(bw_bench_work){.run = run_write, .context = s}, &written.times));
+    BW_TRY(bw_bench_time(bench, &(bw_bench_work){.run = run_plain_read, .context = s}, &plain_read.times));
     clear(s);
     BW_TRY(bw_bench_time(bench, &(bw_bench_work){.run = run_read, .context = s}, &read.times));
     BW_TRY(bw_agree(bench->grid, check(s, &read.residual)));
     written.residual = read.residual;
     written.limit = bytes / plain.times.median;
-    written.limit_name = "MPI-IO";
+    read.limit = bytes / plain_read.times.median;
+    written.limit_name = read.limit_name = "MPI-IO";
     BW_TRY(bw_bench_add(bench, &plain));
     BW_TRY(bw_bench_add(bench, &written));
+    BW_TRY(bw_bench_add(bench, &plain_read));
     return bw_bench_add(bench, &read);
 }
 
