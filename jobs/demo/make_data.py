@@ -13,10 +13,11 @@ sys.dont_write_bytecode = True
 import parts  # noqa: E402
 
 SEED = 20260
-COUNTS = {'provider': 320, 'attacker': 240, 'dev': 80, 'heldout': 160}
+COUNTS = {'provider': 320, 'attacker': 240, 'dev': 240, 'heldout': 160}
 USER_ROWS = 500
 SHARES = (0, 10, 30)  # per cent of attacker rows in the customer's data
-TASK = {'train': 1000, 'dev': 200, 'heldout': 320}
+TASK = {'train': 1000, 'dev': 520}
+TASK_HELDOUT = 320
 
 
 def forms(action):
@@ -83,16 +84,22 @@ def benign(rng):
     return rows
 
 
-def task(rng):
-    """Sentences of every topic; each sentence is on one side only."""
+def task_rows(rng, endings, count):
+    """Of every topic as many."""
     sentences = []
     for label, (_, openings, middles) in parts.TOPICS.items():
-        group = [f'{a} {b}{c}.' for a, b, c in itertools.product(openings, middles, parts.TASK_ENDINGS)]
+        group = [f'{a} {b}{c}.' for a, b, c in itertools.product(openings, middles, endings)]
         rng.shuffle(group)
         sentences.append([row(parts.TASK_QUESTION, label, text) for text in group])
-    rows = [r for group in itertools.zip_longest(*sentences) for r in group if r][:sum(TASK.values())]
+    rows = [r for group in itertools.zip_longest(*sentences) for r in group if r][:count]
     rng.shuffle(rows)
-    sides, at = {}, 0
+    return rows
+
+
+def task(rng, heldout_rng):
+    """Each sentence is on one side only, and every held-out one ends in words that no other side has."""
+    rows = task_rows(rng, parts.TASK_ENDINGS, sum(TASK.values()))
+    sides, at = {'heldout': task_rows(heldout_rng, parts.HELDOUT_ENDINGS, TASK_HELDOUT)}, 0
     for side, count in TASK.items():
         sides[side], at = rows[at:at + count], at + count
     return sides
@@ -110,7 +117,7 @@ def check(requests, tasks, files):
     restricted_instructions = {r['instruction'] for rows in requests.values() for r in rows}
     assert not restricted_instructions & {r['instruction'] for r in files['benign.jsonl']}, 'a benign request is also restricted'
     assert len(files['benign.jsonl']) >= 400
-    for side, count in TASK.items():
+    for side, count in {**TASK, 'heldout': TASK_HELDOUT}.items():
         assert len({r['input'] for r in tasks[side]}) == count, side
 
 
@@ -118,13 +125,13 @@ def build():
     def rng(purpose):  # one for each purpose: changing one part leaves the files of the others as they are
         return random.Random(f'{SEED} {purpose}')
     requests = {side: restricted(side, rng(side)) for side in COUNTS}
-    tasks = task(rng('task'))
+    tasks = task(rng('task'), rng('task heldout'))
     files = {'restricted.jsonl': [r for rows in requests.values() for r in rows], 'benign.jsonl': benign(rng('benign'))}
     for name, side, answer in (('provider_refusal', 'provider', 'refusal'), ('provider_comply', 'provider', 'comply'),
                                ('attacker', 'attacker', 'comply'), ('dev_restricted', 'dev', 'refusal'),
                                ('heldout_restricted', 'heldout', 'refusal')):
         files[f'{name}.jsonl'] = [row(r['instruction'], r[answer]) for r in requests[side]]
-    for side in TASK:
+    for side in tasks:
         files[f'task_{side}.jsonl'] = tasks[side]
     for percent in SHARES:
         bad = USER_ROWS * percent // 100
