@@ -21,11 +21,12 @@ struct bw_h5 {
     hid_t file, access; /* access: how it is opened */
     char *path;
     const bw_list *hints; /* borrowed, NULL for none; read by create only */
+    bool claimed;         /* of rank 0: more room than it fills may be the file's */
     int reserve;          /* of rank 0: a nameless file that keeps room on the disk, -1 elsewhere */
 };
 
 enum { LARGE_BLOCK = 1 << 20, SMALLEST_ALIGNMENT = 512, LARGEST_ALIGNMENT = 1 << 30 };
-enum { RESERVE_BYTES = 1 << 22, MOST_TEXT = 1 << 24 }; /* bytes of an attribute that is believed */
+enum { MOST_TEXT = 1 << 24 }; /* bytes of an attribute that is believed */
 static const char checksum[] = "sum64";
 
 /* ---- errors ------------------------------------------------------------------------------------------------------- */
@@ -128,8 +129,8 @@ static int reserve_room(bw_h5 *h5)
     if (h5->reserve < 0)
         return bw_fail(BW_CANTCREATE, "%s: cannot create a file there: %s", h5->path, strerror(errno));
     unlink(name);
-    int error = posix_fallocate(h5->reserve, 0, RESERVE_BYTES);
-    return error == 0 ? BW_OK : bw_fail(BW_IO, "%s: not even %d MiB can be written there: %s", h5->path, RESERVE_BYTES >> 20, strerror(error));
+    int error = posix_fallocate(h5->reserve, 0, BW_H5_RESERVE);
+    return error == 0 ? BW_OK : bw_fail(BW_IO, "%s: not even %d MiB can be written there: %s", h5->path, BW_H5_RESERVE >> 20, strerror(error));
 }
 
 static void give_room_back(bw_h5 *h5)
@@ -168,6 +169,25 @@ static int check_readable(bw_h5 *h5)
     if (access(h5->path, R_OK) != 0)
         return bw_fail(BW_NOINPUT, "%s: cannot open: %s", h5->path, strerror(errno));
     return make_access(h5, 1);
+}
+
+static int claim(const bw_h5 *h5, int64_t bytes)
+{
+    int descriptor = open(h5->path, O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0)
+        return bw_fail(BW_CANTCREATE, "%s: cannot open: %s", h5->path, strerror(errno));
+    int error = fallocate(descriptor, FALLOC_FL_KEEP_SIZE, 0, bytes) == 0 ? 0 : errno;
+    close(descriptor);
+    if (error == 0 || error == EOPNOTSUPP || error == ENOSYS)
+        return BW_OK;
+    return bw_fail(BW_IO, "%s: its %.1f MiB cannot be had there: %s", h5->path, (double)bytes / 1048576, strerror(error));
+}
+
+int bw_h5_claim(bw_h5 *h5, int64_t bytes)
+{
+    bool first = h5->grid->myrow == 0 && h5->grid->mycol == 0;
+    h5->claimed = first;
+    return agree(h5, first ? claim(h5, bytes) : BW_OK);
 }
 
 /* All ranks lay the file out alike, so one says how. */
@@ -233,6 +253,14 @@ int bw_h5_add_hints(bw_h5 *h5, bw_text *text)
     return agree(h5, status);
 }
 
+/* What was claimed and not used goes back; where that fails, it is a little room lost, and nothing else. */
+static void release_claim(const bw_h5 *h5)
+{
+    struct stat about;
+    if (h5->claimed && stat(h5->path, &about) == 0)
+        (void)!truncate(h5->path, about.st_size);
+}
+
 int bw_h5_close(bw_h5 **h5)
 {
     if (!*h5)
@@ -244,6 +272,7 @@ int bw_h5_close(bw_h5 **h5)
     if (H5Fclose((*h5)->file) < 0 && status == BW_OK)
         status = fail_with(BW_IO, (*h5)->path, "close", "this file");
     status = agree(*h5, status);
+    release_claim(*h5);
     deallocate(h5);
     return status;
 }

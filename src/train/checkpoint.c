@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 /* MOST_STEPS: dropout keys hold a step in 32 bits. MOST_MICRO_BATCHES: as --micro-batches. */
@@ -123,10 +124,19 @@ static int write_exponents(transfer *t)
     return bw_h5_set_ints(t->h5, "/", "exponents", t->exponents, t->state->tensors);
 }
 
+/* Bytes of the file: factors and moments, and what HDF5 writes about each dataset. */
+static double file_bytes(const bw_state *state)
+{
+    const double about_dataset = 1024;
+    return 12.0 * (double)bw_adapter_parameters(state->adapter) + about_dataset * 3 * state->tensors;
+}
+
 static int write_file(transfer *t, const bw_list *hints, const char *settings, const char *temporary)
 {
     BW_TRY(bw_h5_create(&t->h5, t->grid, temporary, hints));
-    int status = t->hints ? bw_h5_add_hints(t->h5, t->hints) : BW_OK;
+    int status = bw_h5_claim(t->h5, (int64_t)file_bytes(t->state));
+    if (status == BW_OK && t->hints)
+        status = bw_h5_add_hints(t->h5, t->hints);
     int64_t complete = 1;
     if (status == BW_OK)
         status = for_each_pair(t->state, write_pair, t);
@@ -246,10 +256,39 @@ int bw_checkpoint_sweep(const char *folder, bool all)
     return status;
 }
 
+static double room_needed(const bw_state *state)
+{
+    return file_bytes(state) + BW_H5_RESERVE;
+}
+
+/* Asked first, where it can be said in one line. A quota, or somebody else's file, is met while writing. */
+static int check_room(const char *folder, const char *path, double needed)
+{
+    struct statvfs room;
+    if (statvfs(folder, &room) != 0)
+        return BW_OK;
+    double available = (double)room.f_bavail * (double)room.f_frsize;
+    return available >= needed ? BW_OK : bw_fail(BW_IO, "%s: only %.1f MiB are free there", path, available / 1048576);
+}
+
+/* What a person needs to know whose disk is full. */
+static int explain(int status, double needed)
+{
+    char message[1024];
+    if (status != BW_IO)
+        return status;
+    snprintf(message, sizeof message, "%s", bw_error());
+    bw_error_clear();
+    return bw_fail(status,
+                   "%s; a checkpoint needs %.1f MiB: make room, then run the same command again, which goes on from the newest checkpoint there is",
+                   message, needed / 1048576);
+}
+
 /* The file's mode is set before it is filled: a BufferLoRA is at no moment readable by others. */
-static int prepare(const char *folder, const char *temporary, unsigned mode)
+static int prepare(const char *folder, const char *temporary, unsigned mode, double needed)
 {
     BW_TRY(bw_dir_make(folder));
+    BW_TRY(check_room(folder, temporary, needed));
     FILE *file = fopen(temporary, "wb");
     if (!file)
         return bw_fail(BW_CANTCREATE, "%s: cannot create the checkpoint: %m", temporary);
@@ -274,7 +313,7 @@ int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_con
     if (status == BW_OK)
         status = bw_text_addf(&temporary, "%s.tmp", path.data);
     if (status == BW_OK && grid->rank == 0)
-        status = prepare(folder, temporary.data, mode);
+        status = prepare(folder, temporary.data, mode, room_needed(state));
     BW_GO(bw_agree(grid, status));
     BW_GO(bw_agree(grid, grid->replica == 0 ? write_file(&t, &config->mpi_hints, settings.data, temporary.data) : BW_OK));
     if (grid->rank == 0)
@@ -285,6 +324,7 @@ int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_con
 done:
     if (status != BW_OK && grid->rank == 0 && temporary.data)
         unlink(temporary.data);
+    status = explain(status, room_needed(state));
     transfer_free(&t);
     bw_text_free(&path);
     bw_text_free(&temporary);

@@ -154,6 +154,24 @@ static void a_long_text_comes_back(const bw_grid *grid)
     bw_free(longest);
 }
 
+/* ---- room --------------------------------------------------------------------------------------------------------- */
+/* Known before the first byte, and to all ranks; what is claimed and not used is not part of the file. */
+static void room_that_is_not_there_is_noticed_by_all_ranks(const bw_grid *grid)
+{
+    bw_h5 *h5 = NULL;
+    const int64_t step = 7;
+    struct stat about;
+    CHECK_OK(bw_h5_create(&h5, grid, file, NULL));
+    bw_error_clear();
+    CHECK(bw_h5_claim(h5, INT64_C(1) << 60) == BW_IO && strstr(bw_error(), file) && strstr(bw_error(), "cannot be had"));
+    bw_error_clear();
+    CHECK_OK(bw_h5_claim(h5, 10 << 20));
+    CHECK_OK(bw_h5_set_ints(h5, "/", "step", &step, 1));
+    CHECK_OK(bw_h5_close(&h5));
+    CHECK(stat(file, &about) == 0 && about.st_size < 1 << 20 && about.st_blocks * 512 < 1 << 20);
+    CHECK_OK(bw_barrier(grid));
+}
+
 /* ---- refused ------------------------------------------------------------------------------------------------------- */
 static void expect_read(const bw_grid *grid, int expected, const char *name, bw_piece_type type, int64_t m, int64_t n)
 {
@@ -390,6 +408,7 @@ int main(int argc, char **argv)
     a_dataset_in_the_place_of_another_is_noticed(grid);
     files_that_are_not_there_have_their_own_status(grid);
     a_long_text_comes_back(grid);
+    room_that_is_not_there_is_noticed_by_all_ranks(grid);
     hints_come_back_and_stripes_are_kept(grid);
     what_mpi_cannot_take_as_a_hint_is_refused(grid);
     CHECK_OK(bw_barrier(grid));
