@@ -21,6 +21,7 @@ struct bw_h5 {
     hid_t file, access; /* access: how it is opened */
     char *path;
     const bw_list *hints; /* borrowed, NULL for none; read by create only */
+    hsize_t alignment;    /* of large datasets, when it is made */
     bool claimed;         /* of rank 0: more room than it fills may be the file's */
     int reserve;          /* of rank 0: a nameless file that keeps room on the disk, -1 elsewhere */
 };
@@ -90,14 +91,15 @@ static hsize_t alignment_of(const char *folder, const bw_list *hints)
     return block >= SMALLEST_ALIGNMENT && block <= LARGEST_ALIGNMENT ? (hsize_t)block : 1;
 }
 
-static int make_access(bw_h5 *h5, hsize_t alignment)
+/* Collective, for HDF5 makes a communicator of its own: only once all ranks have agreed that the file can be had. */
+static int make_access(bw_h5 *h5)
 {
     MPI_Info info;
     int status = bw_hints_info(h5->hints, &info);
     h5->access = H5Pcreate(H5P_FILE_ACCESS);
     bool set = status == BW_OK && h5->access >= 0 && H5Pset_fapl_mpio(h5->access, h5->grid->comms->grid, info) >= 0 &&
                H5Pset_libver_bounds(h5->access, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 && H5Pset_coll_metadata_write(h5->access, 1) >= 0 &&
-               H5Pset_all_coll_metadata_ops(h5->access, 1) >= 0 && H5Pset_alignment(h5->access, alignment, alignment) >= 0;
+               H5Pset_all_coll_metadata_ops(h5->access, 1) >= 0 && H5Pset_alignment(h5->access, h5->alignment, h5->alignment) >= 0;
     if (info != MPI_INFO_NULL)
         MPI_Info_free(&info); /* HDF5 has its own copy */
     return set || status != BW_OK ? status : fail_with(BW_SYSTEM, h5->path, "prepare", "the access to this file");
@@ -168,7 +170,7 @@ static int check_readable(bw_h5 *h5)
 {
     if (access(h5->path, R_OK) != 0)
         return bw_fail(BW_NOINPUT, "%s: cannot open: %s", h5->path, strerror(errno));
-    return make_access(h5, 1);
+    return BW_OK;
 }
 
 static int claim(const bw_h5 *h5, int64_t bytes)
@@ -191,11 +193,11 @@ int bw_h5_claim(bw_h5 *h5, int64_t bytes)
 }
 
 /* All ranks lay the file out alike, so one says how. */
-static int agree_on_alignment(const bw_h5 *h5, const char *folder, hsize_t *alignment)
+static int agree_on_alignment(bw_h5 *h5, const char *folder)
 {
     uint64_t value = alignment_of(folder, h5->hints);
     BW_MPI(MPI_Bcast(&value, 1, MPI_UINT64_T, 0, h5->grid->comms->grid));
-    *alignment = value;
+    h5->alignment = value;
     return BW_OK;
 }
 
@@ -203,14 +205,12 @@ static int check_folder(bw_h5 *h5)
 {
     const char *slash = strrchr(h5->path, '/');
     char folder[4096] = ".";
-    hsize_t alignment = 1;
     if (slash)
         snprintf(folder, sizeof folder, "%.*s", slash == h5->path ? 1 : (int)(slash - h5->path), h5->path);
-    BW_TRY(agree_on_alignment(h5, folder, &alignment));
+    BW_TRY(agree_on_alignment(h5, folder));
     if (access(folder, W_OK | X_OK) != 0)
         return bw_fail(BW_CANTCREATE, "%s: cannot create: folder %s: %s", h5->path, folder, strerror(errno));
-    BW_TRY(reserve_room(h5));
-    return make_access(h5, alignment);
+    return reserve_room(h5);
 }
 
 static int start(bw_h5 **out, const bw_grid *grid, const char *path, const bw_list *hints, int (*check)(bw_h5 *), int (*open)(bw_h5 *))
@@ -219,8 +219,10 @@ static int start(bw_h5 **out, const bw_grid *grid, const char *path, const bw_li
     int status;
     BW_GO(bw_agree_on(grid->comms->grid, allocate(&h5, grid, path)));
     h5->hints = hints;
+    h5->alignment = 1;
     prepare_library();
     BW_GO(agree(h5, check(h5)));
+    BW_GO(agree(h5, make_access(h5)));
     BW_GO(agree(h5, open(h5)));
 done:
     if (status != BW_OK && h5) {

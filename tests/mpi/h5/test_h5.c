@@ -168,6 +168,7 @@ static void room_that_is_not_there_is_noticed_by_all_ranks(const bw_grid *grid)
     CHECK_OK(bw_h5_claim(h5, 10 << 20));
     CHECK_OK(bw_h5_set_ints(h5, "/", "step", &step, 1));
     CHECK_OK(bw_h5_close(&h5));
+    CHECK_OK(bw_barrier(grid));
     CHECK(stat(file, &about) == 0 && about.st_size < 1 << 20 && about.st_blocks * 512 < 1 << 20);
     CHECK_OK(bw_barrier(grid));
 }
