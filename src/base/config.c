@@ -427,6 +427,10 @@ static int check_merge(const bw_config *config)
 {
     if (strcmp(config->method, "user") && !config->reinforce)
         return bw_fail(BW_USAGE, "merge: --method %s needs --reinforce DIR, the ReinforceLoRA", config->method);
+    if (!strcmp(config->method, "user") && config->reinforce)
+        return bw_fail(BW_USAGE, "merge: --method user merges no ReinforceLoRA: leave --reinforce out, or choose --method qr or naive");
+    if (strcmp(config->method, "qr") && config->alpha.count > 1)
+        return bw_fail(BW_USAGE, "merge: --method %s projects nothing: a list of --alpha is for --method qr", config->method);
     if (!config->alpha.count || !config->scale.count)
         return bw_fail(BW_USAGE, "merge: %s is an empty list", config->alpha.count ? "scale" : "alpha");
     return BW_OK;
@@ -456,6 +460,8 @@ int bw_config_check(const bw_config *config, bw_command command)
         }
     if (command == BW_TRAIN)
         return check_train(config);
+    if ((command == BW_MERGE || command == BW_EVAL) && strcmp(config->resume, "auto") && strcmp(config->resume, "never"))
+        return bw_fail(BW_USAGE, "%s: --resume %s: auto or never; only train goes on from a checkpoint", bw_command_name(command), config->resume);
     if (command == BW_MERGE)
         return check_merge(config);
     if (command == BW_EVAL && !config->harmful && !config->task)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "../largest.h"
 #include "breakwater/base.h"
 #include "breakwater/io.h"
 #include "breakwater/model.h"

@@ -27,7 +27,7 @@ static double largest_difference(bw_transformer *transformer, int row)
     must(bw_transformer_logits(transformer, &batch, have));
     double worst = 0;
     for (int64_t i = 0; i < rows * cols; i++)
-        worst = fmax(worst, fabs((double)have[i] - want[i]));
+        worst = larger(worst, fabs((double)have[i] - want[i]));
     bw_batch_free(&batch);
     bw_free(want);
     bw_free(have);
@@ -44,7 +44,7 @@ static void check(const char *how, const bw_adapter *const *folded, int n_folded
     must(bw_transformer_create(&transformer, store, lora, LONGEST, LONGEST, false, false));
     double worst = 0;
     for (int row = 0; row < ROWS; row++)
-        worst = fmax(worst, largest_difference(transformer, row));
+        worst = larger(worst, largest_difference(transformer, row));
     printf("adapter %s: largest difference of a logit %.1e\n", how, worst);
     assert_true(worst <= 1e-3);
     bw_transformer_free(&transformer);

@@ -38,7 +38,7 @@ static double largest_difference(bw_transformer *transformer, int prompt)
     double worst = 0;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < cols; c++)
-            worst = fmax(worst, fabs((double)logits[r * V + columns[c]] - want[r * cols + c]));
+            worst = larger(worst, fabs((double)logits[r * V + columns[c]] - want[r * cols + c]));
     bw_batch_free(&batch);
     bw_free(tokens);
     bw_free(columns);
@@ -54,7 +54,7 @@ static void logits_are_those_of_transformers(void **state)
     must(bw_transformer_create(&transformer, store, NULL, 128, 128, false, false));
     double worst = 0;
     for (int i = 0; i < PROMPTS; i++)
-        worst = fmax(worst, largest_difference(transformer, i));
+        worst = larger(worst, largest_difference(transformer, i));
     printf("largest difference of a logit %.1e\n", worst);
     assert_true(worst <= 1e-3);
     bw_transformer_free(&transformer);

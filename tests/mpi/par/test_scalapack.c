@@ -2,6 +2,7 @@
 #include <float.h>
 #include <math.h>
 #include <string.h>
+#include "../../largest.h"
 #include "check.h"
 #include "par/comms.h"
 
@@ -139,7 +140,7 @@ static double distance_from_orthonormal(const dense *q, int rank)
     double worst = 0;
     for (int64_t i = 0; i < q->n; i++)
         for (int64_t j = 0; j < q->n; j++)
-            worst = fmax(worst, fabs(column_dot(q, i, q, j) - (i == j && i < rank ? 1 : 0))); /* columns beyond the rank are zero */
+            worst = larger(worst, fabs(column_dot(q, i, q, j) - (i == j && i < rank ? 1 : 0))); /* columns beyond the rank are zero */
     return worst;
 }
 
@@ -157,7 +158,7 @@ static double outside(const dense *a, const dense *q)
                 column[i] -= q->at[i * q->n + k] * dots[k];
             sum += column[i] * column[i];
         }
-        worst = fmax(worst, sqrt(sum));
+        worst = larger(worst, sqrt(sum));
     }
     return worst;
 }
@@ -166,7 +167,7 @@ static double largest_column(const dense *a)
 {
     double worst = 0;
     for (int64_t j = 0; j < a->n; j++)
-        worst = fmax(worst, sqrt(column_dot(a, j, a, j)));
+        worst = larger(worst, sqrt(column_dot(a, j, a, j)));
     return worst;
 }
 
