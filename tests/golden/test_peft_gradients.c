@@ -61,7 +61,8 @@ static void gradients_are_pefts(void **state)
         assert_non_null(view);
         for (int b = 0; b < 2; b++) {
             char name[200];
-            snprintf(name, sizeof name, "gradient.base_model.model.model.layers.%d.%s.lora_%c.weight", i / BW_TARGETS, bw_target_module((bw_target)(i % BW_TARGETS)), "AB"[b]);
+            snprintf(name, sizeof name, "gradient.base_model.model.model.layers.%d.%s.lora_%c.weight", i / BW_TARGETS,
+                     bw_target_module((bw_target)(i % BW_TARGETS)), "AB"[b]);
             float *want = golden_read(expected, name, &rows, &cols);
             double error = relative_error(b ? view->dB : view->dA, want, rows * cols);
             worst = larger(worst, error);
@@ -94,8 +95,9 @@ static void five_adamw_steps_are_pefts(void **state)
     set("data", golden_path("tiny/data.jsonl"));
     set("init-adapter", golden_path("tiny/init"));
     set("output", folder);
-    static const char *const settings[][2] = {{"stage", "sft"}, {"steps", "5"}, {"batch", "6"}, {"micro-batches", "3"}, {"lr", "2e-3"}, {"schedule", "constant"},
-                                              {"warmup", "0"}, {"lora-dropout", "0"}, {"template", "plain"}, {"max-grad-norm", "1"}};
+    static const char *const settings[][2] = {{"stage", "sft"},      {"steps", "5"},           {"batch", "6"},  {"micro-batches", "3"},
+                                              {"lr", "2e-3"},        {"schedule", "constant"}, {"warmup", "0"}, {"lora-dropout", "0"},
+                                              {"template", "plain"}, {"max-grad-norm", "1"}};
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
         set(settings[i][0], settings[i][1]);
     must(bw_train(grid, &config));
