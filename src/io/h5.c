@@ -1,34 +1,15 @@
-/* h5.c - parallel HDF5, its only caller.
- *
- * A block-cyclic piece is at most four regular hyperslabs of the global dataset: whole blocks and a last ragged block, in either
- * dimension. HDF5 walks their union row by row, so the piece is turned from columns to rows before it is written.
- *
- * Every dataset carries "sum64": the sum, modulo 2^64, of a mixture of each entry's bits and its place, and of a hash of its name, so that none
- * stands in another's place. A sum knows no order, so any grid can make it and any other can check it. */
+/* h5.c - files of parallel HDF5: opened, given room, closed, by all ranks together. This file and the two beside it are HDF5's only callers. */
 #include <errno.h>
 #include <fcntl.h>
-#include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
-#include "breakwater/h5.h"
+#include "io/h5_inside.h"
 #include "par/comms.h"
 
-struct bw_h5 {
-    const bw_grid *grid;
-    hid_t file, access; /* access: how it is opened */
-    char *path;
-    const bw_list *hints; /* borrowed, NULL for none; read by create only */
-    hsize_t alignment;    /* of large datasets, when it is made */
-    bool claimed;         /* of rank 0: more room than it fills may be the file's */
-    int reserve;          /* of rank 0: a nameless file that keeps room on the disk, -1 elsewhere */
-};
-
 enum { LARGE_BLOCK = 1 << 20, SMALLEST_ALIGNMENT = 512, LARGEST_ALIGNMENT = 1 << 30 };
-enum { MOST_TEXT = 1 << 24 }; /* bytes of an attribute that is believed */
-static const char checksum[] = "sum64";
 
 /* ---- errors ------------------------------------------------------------------------------------------------------- */
 /* HDF5 forgets an error at its next call, the one that releases something included, so the reason is kept when it arises. */
@@ -47,8 +28,7 @@ static herr_t on_error(hid_t stack, void *unused)
     return H5Ewalk2(stack, H5E_WALK_UPWARD, keep_innermost, unused);
 }
 
-/* `what` the caller wanted of `object`, and what HDF5 says stood in the way. */
-static int fail_with(int status, const char *path, const char *what, const char *object)
+int bw_h5_fail(int status, const char *path, const char *what, const char *object)
 {
     struct statvfs room;
     char space[64] = "";
@@ -59,13 +39,12 @@ static int fail_with(int status, const char *path, const char *what, const char 
     return status;
 }
 
-static int agree(const bw_h5 *h5, int status)
+int bw_h5_agree(const bw_h5 *h5, int status)
 {
     return bw_agree_on(h5->grid->comms->grid, status);
 }
 
-/* Close what is open: each HDF5 kind has its own call, H5Idec_ref does for all. */
-static void release(hid_t id)
+void bw_h5_release(hid_t id)
 {
     if (id >= 0)
         H5Idec_ref(id);
@@ -102,7 +81,7 @@ static int make_access(bw_h5 *h5)
                H5Pset_all_coll_metadata_ops(h5->access, 1) >= 0 && H5Pset_alignment(h5->access, h5->alignment, h5->alignment) >= 0;
     if (info != MPI_INFO_NULL)
         MPI_Info_free(&info); /* HDF5 has its own copy */
-    return set || status != BW_OK ? status : fail_with(BW_SYSTEM, h5->path, "prepare", "the access to this file");
+    return set || status != BW_OK ? status : bw_h5_fail(BW_SYSTEM, h5->path, "prepare", "the access to this file");
 }
 
 static int allocate(bw_h5 **out, const bw_grid *grid, const char *path)
@@ -146,7 +125,7 @@ static void deallocate(bw_h5 **h5)
 {
     if (*h5) {
         give_room_back(*h5);
-        release((*h5)->access);
+        bw_h5_release((*h5)->access);
         bw_free((*h5)->path);
     }
     bw_free(*h5);
@@ -156,13 +135,13 @@ static void deallocate(bw_h5 **h5)
 static int create_file(bw_h5 *h5)
 {
     h5->file = H5Fcreate(h5->path, H5F_ACC_TRUNC, H5P_DEFAULT, h5->access);
-    return h5->file >= 0 ? BW_OK : fail_with(BW_CANTCREATE, h5->path, "create", "this HDF5 file");
+    return h5->file >= 0 ? BW_OK : bw_h5_fail(BW_CANTCREATE, h5->path, "create", "this HDF5 file");
 }
 
 static int open_file(bw_h5 *h5)
 {
     h5->file = H5Fopen(h5->path, H5F_ACC_RDONLY, h5->access);
-    return h5->file >= 0 ? BW_OK : fail_with(BW_DATA, h5->path, "open", "as HDF5 (truncated, or not HDF5)");
+    return h5->file >= 0 ? BW_OK : bw_h5_fail(BW_DATA, h5->path, "open", "as HDF5 (truncated, or not HDF5)");
 }
 
 /* Asked before HDF5 is, whose collective open may leave ranks waiting for one that cannot see the file. */
@@ -189,7 +168,7 @@ int bw_h5_claim(bw_h5 *h5, int64_t bytes)
 {
     bool first = h5->grid->myrow == 0 && h5->grid->mycol == 0;
     h5->claimed = first;
-    return agree(h5, first ? claim(h5, bytes) : BW_OK);
+    return bw_h5_agree(h5, first ? claim(h5, bytes) : BW_OK);
 }
 
 /* All ranks lay the file out alike, so one says how. */
@@ -221,12 +200,12 @@ static int start(bw_h5 **out, const bw_grid *grid, const char *path, const bw_li
     h5->hints = hints;
     h5->alignment = 1;
     prepare_library();
-    BW_GO(agree(h5, check(h5)));
-    BW_GO(agree(h5, make_access(h5)));
-    BW_GO(agree(h5, open(h5)));
+    BW_GO(bw_h5_agree(h5, check(h5)));
+    BW_GO(bw_h5_agree(h5, make_access(h5)));
+    BW_GO(bw_h5_agree(h5, open(h5)));
 done:
     if (status != BW_OK && h5) {
-        release(h5->file);
+        bw_h5_release(h5->file);
         deallocate(&h5);
     }
     *out = h5;
@@ -248,11 +227,11 @@ int bw_h5_add_hints(bw_h5 *h5, bw_text *text)
     MPI_File *handle = NULL;
     MPI_Info info = MPI_INFO_NULL;
     if (H5Fget_vfd_handle(h5->file, H5P_DEFAULT, (void **)&handle) < 0 || MPI_File_get_info(*handle, &info) != MPI_SUCCESS)
-        return agree(h5, bw_text_addf(text, "MPI does not tell them"));
+        return bw_h5_agree(h5, bw_text_addf(text, "MPI does not tell them"));
     int status = bw_hints_describe(info, text);
     if (info != MPI_INFO_NULL)
         MPI_Info_free(&info);
-    return agree(h5, status);
+    return bw_h5_agree(h5, status);
 }
 
 /* What was claimed and not used goes back; where that fails, it is a little room lost, and nothing else. */
@@ -268,259 +247,18 @@ int bw_h5_close(bw_h5 **h5)
     if (!*h5)
         return BW_OK;
     give_room_back(*h5);
-    int status = agree(*h5, BW_OK); /* nobody writes before the room is there */
+    int status = bw_h5_agree(*h5, BW_OK); /* nobody writes before the room is there */
     if (status == BW_OK && H5Fflush((*h5)->file, H5F_SCOPE_GLOBAL) < 0)
-        status = fail_with(BW_IO, (*h5)->path, "flush", "this file");
+        status = bw_h5_fail(BW_IO, (*h5)->path, "flush", "this file");
     if (H5Fclose((*h5)->file) < 0 && status == BW_OK)
-        status = fail_with(BW_IO, (*h5)->path, "close", "this file");
-    status = agree(*h5, status);
+        status = bw_h5_fail(BW_IO, (*h5)->path, "close", "this file");
+    status = bw_h5_agree(*h5, status);
     release_claim(*h5);
     deallocate(h5);
     return status;
 }
 
-/* ---- selections --------------------------------------------------------------------------------------------------- */
-/* One dimension of a piece as runs of equal blocks: the whole blocks, and the last one where it is ragged. */
-typedef struct run {
-    hsize_t start, stride, count, block;
-} run;
-
-static int runs_of(int64_t n, int nb, int proc, int nprocs, run runs[2])
-{
-    int64_t own = bw_bcyc_count(n, nb, proc, nprocs), whole = own / nb;
-    int count = 0;
-    hsize_t stride = (hsize_t)nb * (hsize_t)nprocs, start = (hsize_t)proc * (hsize_t)nb;
-    if (whole > 0)
-        runs[count++] = (run){start, stride, (hsize_t)whole, (hsize_t)nb};
-    if (own % nb > 0)
-        runs[count++] = (run){start + (hsize_t)whole * stride, stride, 1, (hsize_t)(own % nb)};
-    return count;
-}
-
-static herr_t select_piece(hid_t space, const bw_matrix *matrix)
-{
-    const bw_bcyc *layout = &matrix->layout;
-    run rows[2], cols[2];
-    int n_rows = runs_of(layout->m, layout->mb, matrix->myrow, layout->nprow, rows);
-    int n_cols = runs_of(layout->n, layout->nb, matrix->mycol, layout->npcol, cols);
-    herr_t result = H5Sselect_none(space);
-    H5S_seloper_t operation = H5S_SELECT_SET;
-    for (int r = 0; r < n_rows; r++)
-        for (int c = 0; c < n_cols && result >= 0; c++, operation = H5S_SELECT_OR) {
-            hsize_t start[] = {rows[r].start, cols[c].start}, stride[] = {rows[r].stride, cols[c].stride};
-            hsize_t count[] = {rows[r].count, cols[c].count}, block[] = {rows[r].block, cols[c].block};
-            result = H5Sselect_hyperslab(space, operation, start, stride, count, block);
-        }
-    return result;
-}
-
-static hid_t memory_space(const bw_matrix *matrix)
-{
-    hsize_t entries = (hsize_t)(matrix->rows * matrix->cols), one = 1;
-    hid_t space = H5Screate_simple(1, entries > 0 ? &entries : &one, NULL);
-    if (space >= 0 && entries == 0)
-        H5Sselect_none(space);
-    return space;
-}
-
-/* ---- rows and checksum -------------------------------------------------------------------------------------------- */
-static size_t entry_bytes(const bw_matrix *matrix)
-{
-    return matrix->type == BW_PIECE_F64 ? 8 : 4;
-}
-
-/* The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit of the input touches every bit of the result. */
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return x ^ x >> 31;
-}
-
-static uint64_t entry_sum(const char *entry, size_t bytes, uint64_t place)
-{
-    uint64_t bits = 0;
-    memcpy(&bits, entry, bytes);
-    return mix(bits + mix(place + 1));
-}
-
-/* Between the piece, by columns, and `rows`, by rows; adds up the checksum on the way. */
-static uint64_t turn(const bw_matrix *matrix, char *rows, bool to_rows)
-{
-    const bw_bcyc *layout = &matrix->layout;
-    size_t bytes = entry_bytes(matrix);
-    uint64_t sum = 0;
-    for (int64_t r = 0; r < matrix->rows; r++) {
-        uint64_t row_place = (uint64_t)bw_bcyc_global(r, layout->mb, matrix->myrow, layout->nprow) * (uint64_t)layout->n;
-        for (int64_t c = 0; c < matrix->cols; c++) {
-            char *own = (char *)matrix->data + (size_t)(r + c * matrix->ld) * bytes, *other = rows + (size_t)(r * matrix->cols + c) * bytes;
-            memcpy(to_rows ? other : own, to_rows ? own : other, bytes);
-            sum += entry_sum(other, bytes, row_place + (uint64_t)bw_bcyc_global(c, layout->nb, matrix->mycol, layout->npcol));
-        }
-    }
-    return sum;
-}
-
-static int sum_over_grid(const bw_h5 *h5, const char *name, uint64_t *sum)
-{
-    BW_MPI(MPI_Allreduce(MPI_IN_PLACE, sum, 1, MPI_UINT64_T, MPI_SUM, h5->grid->comms->grid));
-    *sum += bw_hash_bytes(name, strlen(name)).low;
-    return BW_OK;
-}
-
-static hid_t stored_type(const bw_matrix *matrix)
-{
-    return matrix->type == BW_PIECE_F64 ? H5T_IEEE_F64LE : H5T_IEEE_F32LE;
-}
-
-static hid_t native_type(const bw_matrix *matrix)
-{
-    return matrix->type == BW_PIECE_F64 ? H5T_NATIVE_DOUBLE : H5T_NATIVE_FLOAT;
-}
-
-/* ---- transfer ----------------------------------------------------------------------------------------------------- */
-static herr_t transfer(hid_t dataset, const bw_matrix *matrix, char *rows, bool writing)
-{
-    hid_t memory = memory_space(matrix), space = H5Dget_space(dataset), how = H5Pcreate(H5P_DATASET_XFER);
-    herr_t result = -1;
-    if (matrix->layout.m == 0 || matrix->layout.n == 0)
-        result = 0; /* HDF5 has nothing to select, and says so with an error */
-    else if (memory >= 0 && space >= 0 && how >= 0 && select_piece(space, matrix) >= 0 && H5Pset_dxpl_mpio(how, H5FD_MPIO_COLLECTIVE) >= 0)
-        result = writing ? H5Dwrite(dataset, native_type(matrix), memory, space, how, rows)
-                         : H5Dread(dataset, native_type(matrix), memory, space, how, rows);
-    release(how);
-    release(space);
-    release(memory);
-    return result;
-}
-
-static herr_t write_scalar(hid_t object, const char *name, hid_t stored, hid_t native, const void *value)
-{
-    hid_t space = H5Screate(H5S_SCALAR), attribute = H5Acreate2(object, name, stored, space, H5P_DEFAULT, H5P_DEFAULT);
-    herr_t result = attribute >= 0 ? H5Awrite(attribute, native, value) : -1;
-    release(attribute);
-    release(space);
-    return result;
-}
-
-/* Space is claimed at once and not filled: every entry is written, by its owner. */
-static hid_t create_dataset(bw_h5 *h5, const char *name, const bw_matrix *matrix)
-{
-    hsize_t shape[] = {(hsize_t)matrix->layout.m, (hsize_t)matrix->layout.n};
-    hid_t space = H5Screate_simple(2, shape, NULL), links = H5Pcreate(H5P_LINK_CREATE), how = H5Pcreate(H5P_DATASET_CREATE), dataset = -1;
-    if (H5Pset_create_intermediate_group(links, 1) >= 0 && H5Pset_fill_time(how, H5D_FILL_TIME_NEVER) >= 0 &&
-        H5Pset_alloc_time(how, H5D_ALLOC_TIME_EARLY) >= 0)
-        dataset = H5Dcreate2(h5->file, name, stored_type(matrix), space, links, how, H5P_DEFAULT);
-    release(how);
-    release(links);
-    release(space);
-    return dataset;
-}
-
-static int check_types(const bw_matrix *matrix)
-{
-    BW_ASSERT(matrix->type == BW_PIECE_F32 || matrix->type == BW_PIECE_F64);
-    return BW_OK;
-}
-
-int bw_h5_write_matrix(bw_h5 *h5, const char *name, const bw_matrix *matrix)
-{
-    hid_t dataset = -1;
-    uint64_t sum = 0;
-    char *rows = NULL;
-    int status = check_types(matrix);
-    if (status == BW_OK)
-        status = (rows = bw_calloc(matrix->rows * matrix->cols, entry_bytes(matrix), "hdf5")) ? BW_OK : BW_SYSTEM;
-    BW_GO(agree(h5, status));
-    sum = turn(matrix, rows, true);
-    BW_GO(sum_over_grid(h5, name, &sum));
-    dataset = create_dataset(h5, name, matrix);
-    BW_GO(agree(h5, dataset >= 0 ? BW_OK : fail_with(BW_IO, h5->path, "create dataset", name)));
-    BW_GO(agree(h5, write_scalar(dataset, checksum, H5T_STD_U64LE, H5T_NATIVE_UINT64, &sum) >= 0
-                        ? BW_OK
-                        : fail_with(BW_IO, h5->path, "write checksum of", name)));
-    BW_GO(agree(h5, transfer(dataset, matrix, rows, true) >= 0 ? BW_OK : fail_with(BW_IO, h5->path, "write dataset", name)));
-done:
-    release(dataset);
-    bw_free(rows);
-    return status;
-}
-
-/* ---- read --------------------------------------------------------------------------------------------------------- */
-static int check_shape(const bw_h5 *h5, const char *name, hid_t dataset, const bw_bcyc *layout)
-{
-    hsize_t shape[2] = {0, 0};
-    hid_t space = H5Dget_space(dataset);
-    int dimensions = H5Sget_simple_extent_ndims(space);
-    if (dimensions == 2)
-        H5Sget_simple_extent_dims(space, shape, NULL);
-    release(space);
-    if (dimensions != 2)
-        return bw_fail(BW_DATA, "%s: dataset %s has %d dimensions, expected 2", h5->path, name, dimensions);
-    if (shape[0] != (hsize_t)layout->m || shape[1] != (hsize_t)layout->n)
-        return bw_fail(BW_DATA, "%s: dataset %s is %llu x %llu, expected %lld x %lld", h5->path, name, (unsigned long long)shape[0],
-                       (unsigned long long)shape[1], (long long)layout->m, (long long)layout->n);
-    return BW_OK;
-}
-
-/* Only what bw_h5_write_matrix makes is read: entries in the file itself, in one run, of the type asked for. */
-static int check_storage(const bw_h5 *h5, const char *name, hid_t dataset, const bw_matrix *matrix)
-{
-    hid_t type = H5Dget_type(dataset), how = H5Dget_create_plist(dataset);
-    bool same = H5Tequal(type, stored_type(matrix)) > 0, plain = H5Pget_layout(how) == H5D_CONTIGUOUS && H5Pget_external_count(how) == 0;
-    release(type);
-    release(how);
-    if (!same)
-        return bw_fail(BW_DATA, "%s: dataset %s does not hold little-endian %zu-byte floats", h5->path, name, entry_bytes(matrix));
-    return plain ? BW_OK
-                 : bw_fail(BW_DATA, "%s: dataset %s is chunked, virtual or kept in another file; breakwater writes it contiguous", h5->path, name);
-}
-
-static int read_checksum(const bw_h5 *h5, const char *name, hid_t dataset, uint64_t *sum)
-{
-    hid_t attribute = H5Aopen(dataset, checksum, H5P_DEFAULT), space = H5Aget_space(attribute), type = H5Aget_type(attribute);
-    herr_t result = -1;
-    if (attribute >= 0 && H5Tget_class(type) == H5T_INTEGER && H5Sget_simple_extent_npoints(space) == 1)
-        result = H5Aread(attribute, H5T_NATIVE_UINT64, sum);
-    release(type);
-    release(space);
-    release(attribute);
-    return result >= 0 ? BW_OK : fail_with(BW_DATA, h5->path, "read the checksum of dataset", name);
-}
-
-static int check_dataset(const bw_h5 *h5, const char *name, hid_t dataset, const bw_matrix *matrix, uint64_t *sum)
-{
-    if (dataset < 0)
-        return fail_with(BW_DATA, h5->path, "open dataset", name);
-    BW_TRY(check_shape(h5, name, dataset, &matrix->layout));
-    BW_TRY(check_storage(h5, name, dataset, matrix));
-    return read_checksum(h5, name, dataset, sum);
-}
-
-int bw_h5_read_matrix(bw_h5 *h5, const char *name, bw_matrix *matrix)
-{
-    hid_t dataset = -1;
-    uint64_t expected = 0, sum = 0;
-    char *rows = NULL;
-    int status = check_types(matrix);
-    if (status == BW_OK)
-        status = (rows = bw_calloc(matrix->rows * matrix->cols, entry_bytes(matrix), "hdf5")) ? BW_OK : BW_SYSTEM;
-    BW_GO(agree(h5, status));
-    dataset = H5Dopen2(h5->file, name, H5P_DEFAULT);
-    BW_GO(agree(h5, check_dataset(h5, name, dataset, matrix, &expected)));
-    BW_GO(agree(h5, transfer(dataset, matrix, rows, false) >= 0 ? BW_OK : fail_with(BW_DATA, h5->path, "read dataset", name)));
-    sum = turn(matrix, rows, false);
-    BW_GO(sum_over_grid(h5, name, &sum));
-    if (sum != expected)
-        BW_GO(bw_fail(BW_DATA, "%s: dataset %s is damaged, or another one: checksum %016llx, expected %016llx", h5->path, name,
-                      (unsigned long long)sum, (unsigned long long)expected));
-done:
-    release(dataset);
-    bw_free(rows);
-    return status;
-}
-
-/* H5Lexists asks about the last part of a path only, and fails where a part before it is missing. */
+/* ---- questions ---------------------------------------------------------------------------------------------------- */
 bool bw_h5_has(bw_h5 *h5, const char *name)
 {
     char part[1024];
@@ -536,105 +274,6 @@ bool bw_h5_has(bw_h5 *h5, const char *name)
             return false;
     }
     return true;
-}
-
-/* ---- attributes --------------------------------------------------------------------------------------------------- */
-static hid_t open_or_create_group(bw_h5 *h5, const char *group)
-{
-    if (strcmp(group, "/") == 0 || bw_h5_has(h5, group))
-        return H5Oopen(h5->file, group, H5P_DEFAULT);
-    hid_t links = H5Pcreate(H5P_LINK_CREATE);
-    H5Pset_create_intermediate_group(links, 1);
-    hid_t object = H5Gcreate2(h5->file, group, links, H5P_DEFAULT, H5P_DEFAULT);
-    release(links);
-    return object;
-}
-
-static int set_attribute(bw_h5 *h5, const char *group, const char *name, hid_t stored, hid_t native, hid_t space, const void *values)
-{
-    hid_t object = open_or_create_group(h5, group);
-    hid_t attribute = object >= 0 && space >= 0 ? H5Acreate2(object, name, stored, space, H5P_DEFAULT, H5P_DEFAULT) : -1;
-    herr_t result = attribute >= 0 ? H5Awrite(attribute, native, values) : -1;
-    release(attribute);
-    release(object);
-    return agree(h5, result >= 0 ? BW_OK : fail_with(BW_IO, h5->path, "write attribute", name));
-}
-
-int bw_h5_set_text(bw_h5 *h5, const char *group, const char *name, const char *value)
-{
-    hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR);
-    H5Tset_size(type, strlen(value) + 1);
-    H5Tset_cset(type, H5T_CSET_UTF8);
-    int status = set_attribute(h5, group, name, type, type, space, value);
-    release(space);
-    release(type);
-    return status;
-}
-
-int bw_h5_set_ints(bw_h5 *h5, const char *group, const char *name, const int64_t *values, int count)
-{
-    hsize_t length = (hsize_t)count;
-    hid_t space = H5Screate_simple(1, &length, NULL);
-    int status = set_attribute(h5, group, name, H5T_STD_I64LE, H5T_NATIVE_INT64, space, values);
-    release(space);
-    return status;
-}
-
-static hid_t open_attribute(bw_h5 *h5, const char *group, const char *name)
-{
-    if (strcmp(group, "/") != 0 && !bw_h5_has(h5, group))
-        return -1;
-    return H5Aopen_by_name(h5->file, group, name, H5P_DEFAULT, H5P_DEFAULT);
-}
-
-static int read_text(bw_h5 *h5, const char *name, hid_t attribute, hid_t type, bw_text *value)
-{
-    size_t size = H5Tget_size(type);
-    char *bytes = NULL;
-    if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0 || size == 0 || size > MOST_TEXT)
-        return bw_fail(BW_DATA, "%s: attribute %s is not a text of fixed length up to %d bytes", h5->path, name, MOST_TEXT);
-    BW_TRY(BW_NEW(bytes, size + 1, "hdf5"));
-    int status =
-        H5Aread(attribute, type, bytes) >= 0 ? bw_text_add(value, bytes, strlen(bytes)) : fail_with(BW_DATA, h5->path, "read attribute", name);
-    bw_free(bytes);
-    return status;
-}
-
-static int read_ints(bw_h5 *h5, const char *name, hid_t attribute, hid_t type, int64_t *values)
-{
-    if (H5Tget_class(type) != H5T_INTEGER)
-        return bw_fail(BW_DATA, "%s: attribute %s does not hold integers", h5->path, name);
-    return H5Aread(attribute, H5T_NATIVE_INT64, values) >= 0 ? BW_OK : fail_with(BW_DATA, h5->path, "read attribute", name);
-}
-
-/* Either `text` or `values` is wanted. */
-static int get_attribute(bw_h5 *h5, const char *group, const char *name, bw_text *text, int64_t *values, int count)
-{
-    hid_t attribute = open_attribute(h5, group, name), space = -1, type = -1;
-    int status;
-    if (attribute < 0)
-        BW_GO(bw_fail(BW_DATA, "%s: no attribute %s in %s", h5->path, name, group));
-    space = H5Aget_space(attribute);
-    type = H5Aget_type(attribute);
-    hssize_t found = H5Sget_simple_extent_npoints(space);
-    if (found != count)
-        BW_GO(bw_fail(BW_DATA, "%s: attribute %s of %s has %lld entries, expected %d", h5->path, name, group, (long long)found, count));
-    BW_GO(text ? read_text(h5, name, attribute, type, text) : read_ints(h5, name, attribute, type, values));
-done:
-    release(type);
-    release(space);
-    release(attribute);
-    return agree(h5, status);
-}
-
-int bw_h5_get_text(bw_h5 *h5, const char *group, const char *name, bw_text *value)
-{
-    return get_attribute(h5, group, name, value, NULL, 1);
-}
-
-int bw_h5_get_ints(bw_h5 *h5, const char *group, const char *name, int64_t *values, int count)
-{
-    return get_attribute(h5, group, name, NULL, values, count);
 }
 
 const char *bw_h5_version(void)

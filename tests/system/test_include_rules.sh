@@ -5,7 +5,7 @@ source_root=$(cd "${BW_TEST_DATA:?folder tests/}/.." && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/breakwater-system.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# base <- par, num, io <- data, model <- train, post, plan <- cmd. `h5` is io/h5.c, the only part of io that knows MPI.
+# base <- par, num, io <- data, model <- train, post, plan <- cmd. `h5` is io/h5*.c, the only part of io that knows MPI.
 declare -A may_use=(
   [base]="" [par]="base" [num]="base" [io]="base" [h5]="base par" [data]="base io" [model]="base par num io data"
   [train]="base par num io h5 data model" [post]="base par num io h5 data model" [plan]="base par io data model"
@@ -15,8 +15,8 @@ declare -A may_use=(
 
 # What stands in the code -> the files that may have it (extended patterns; paths from the root).
 only_there=(
-  '# *include *<mpi\.h>|\<MPI_[A-Z]'                    '^src/(par/[^/]*|io/h5\.c)$'
-  '# *include *<hdf5\.h>|\<H5[A-Z][a-z]*_?[a-z0-9]* *\(' '^src/io/h5\.c$'
+  '# *include *<mpi\.h>|\<MPI_[A-Z]'                    '^src/(par/[^/]*|io/h5[a-z_]*\.[ch])$'
+  '# *include *<hdf5\.h>|\<H5[A-Z][a-z]*_?[a-z0-9]* *\(' '^src/io/h5[a-z_]*\.[ch]$'
   '# *include *<(blis/)?blis\.h>|\<(bli|cblas)_[a-z]'   '^src/num/gemm_blis\.c$'
   '\<(Cblacs|p[sd](gemm|ge|or|la|po|sy)[a-z0-9]*)_'     '^src/par/scalapack\.c$'
   '# *include *<jansson\.h>|\<json_[a-z_]+ *\('         '^src/io/json\.c$'
@@ -46,7 +46,7 @@ wrong_headers() { # FILE OF CODE
   awk -F: -v rules="$(for room in "${!may_use[@]}"; do echo "$room=${may_use[$room]};"; done)" '
     function room_of(path,  parts) {
       split(path, parts, "/")
-      if (path ~ /\/h5\.[ch]$/) return "h5"
+      if (path ~ /\/h5[a-z_]*\.[ch]$/) return "h5"
       if (path ~ /^include\//) { sub(/\.h$/, "", parts[3]); return parts[3] }
       return path == "src/main.c" ? "cmd" : parts[2]
     }
