@@ -72,7 +72,8 @@ void bw_free(void *pointer);                                      /* only for bw
 void bw_mem_note(const char *purpose, int64_t bytes); /* count memory that came from elsewhere (shared windows): + or - */
 int64_t bw_mem_now(void);
 int64_t bw_mem_peak(void);     /* of what is counted; bytes */
-int64_t bw_mem_peak_rss(void); /* of the process, from the kernel; bytes */
+int64_t bw_mem_rss(void);      /* of the process now, from the kernel; bytes */
+int64_t bw_mem_peak_rss(void); /* its largest so far */
 /* One purpose's name and peak, in the order in which they came up; false past the last. */
 enum { BW_MEM_NAME = 40, BW_MEM_PURPOSES = 96 };
 bool bw_mem_purpose(int index, char name[BW_MEM_NAME], int64_t *peak);

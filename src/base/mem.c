@@ -1,9 +1,11 @@
 /* Counted memory: every block knows its size and purpose, so that a rank can say where its memory went. */
 #include "breakwater/base.h"
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 enum { ALIGNMENT = 64, NAME_BYTES = BW_MEM_NAME };
 
@@ -103,6 +105,17 @@ int64_t bw_mem_peak_rss(void)
 {
     struct rusage usage;
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0; /* Linux counts in KiB */
+}
+
+int64_t bw_mem_rss(void)
+{
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r"); /* size, resident, ... in pages */
+    if (!file || fscanf(file, "%*d %ld", &pages) != 1)
+        pages = 0;
+    if (file)
+        fclose(file);
+    return (int64_t)pages * sysconf(_SC_PAGESIZE);
 }
 
 bool bw_mem_purpose(int index, char name[BW_MEM_NAME], int64_t *peak)

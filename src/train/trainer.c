@@ -256,6 +256,17 @@ static int restore(bw_trainer *t)
     return BW_OK;
 }
 
+/* Everything that the steps need has been allocated and filled with zeros by now: what is said here is the plan. Collective on world. */
+static int announce_memory(const bw_trainer *t)
+{
+    int64_t largest = bw_mem_rss(), counted = bw_mem_now();
+    BW_TRY(bw_max_ints(t->grid, &largest, 1));
+    BW_TRY(bw_sum_ints(t->grid, &counted, 1));
+    bw_info("  memory with all buffers: %.0f MiB resident on the fullest rank; %.0f MiB of buffers on all ranks, shared ones once a node",
+            (double)largest / 1048576, (double)counted / 1048576);
+    return BW_OK;
+}
+
 static void announce(const bw_trainer *t)
 {
     const bw_grid *g = t->grid;
@@ -348,7 +359,9 @@ int bw_train(const bw_grid *grid, const bw_config *config)
         bw_info("stage %s is done: %s", config->stage, t.output.adapter.data);
     if (status == BW_OK && !finished) {
         announce(&t);
-        status = bw_trainer_run(&t);
+        status = announce_memory(&t);
+        if (status == BW_OK)
+            status = bw_trainer_run(&t);
         if (status == BW_OK)
             status = save_adapter(&t);
         if (status == BW_OK || status == BW_STOPPED) {
