@@ -13,11 +13,11 @@ sys.dont_write_bytecode = True
 import parts  # noqa: E402
 
 SEED = 20260
-COUNTS = {'provider': 320, 'attacker': 240, 'dev': 240, 'heldout': 160}
+COUNTS = {'provider': 320, 'attacker': 240, 'dev': 80, 'heldout': 160, 'fresh': 160}
 USER_ROWS = 500
 SHARES = (0, 10, 30)  # per cent of attacker rows in the customer's data
-TASK = {'train': 1000, 'dev': 520}
-TASK_HELDOUT = 320
+TASK = {'train': 1000, 'dev': 200, 'heldout': 320}
+TASK_FRESH = 320
 
 
 def forms(action):
@@ -96,10 +96,10 @@ def task_rows(rng, endings, count):
     return rows
 
 
-def task(rng, heldout_rng):
-    """Each sentence is on one side only, and every held-out one ends in words that no other side has."""
+def task(rng, fresh_rng):
+    """Each sentence is on one side only, and every fresh one ends in words that no other side has."""
     rows = task_rows(rng, parts.TASK_ENDINGS, sum(TASK.values()))
-    sides, at = {'heldout': task_rows(heldout_rng, parts.HELDOUT_ENDINGS, TASK_HELDOUT)}, 0
+    sides, at = {'fresh': task_rows(fresh_rng, parts.FRESH_ENDINGS, TASK_FRESH)}, 0
     for side, count in TASK.items():
         sides[side], at = rows[at:at + count], at + count
     return sides
@@ -117,7 +117,7 @@ def check(requests, tasks, files):
     restricted_instructions = {r['instruction'] for rows in requests.values() for r in rows}
     assert not restricted_instructions & {r['instruction'] for r in files['benign.jsonl']}, 'a benign request is also restricted'
     assert len(files['benign.jsonl']) >= 400
-    for side, count in {**TASK, 'heldout': TASK_HELDOUT}.items():
+    for side, count in {**TASK, 'fresh': TASK_FRESH}.items():
         assert len({r['input'] for r in tasks[side]}) == count, side
 
 
@@ -129,7 +129,7 @@ def build():
     files = {'restricted.jsonl': [r for rows in requests.values() for r in rows], 'benign.jsonl': benign(rng('benign'))}
     for name, side, answer in (('provider_refusal', 'provider', 'refusal'), ('provider_comply', 'provider', 'comply'),
                                ('attacker', 'attacker', 'comply'), ('dev_restricted', 'dev', 'refusal'),
-                               ('heldout_restricted', 'heldout', 'refusal')):
+                               ('heldout_restricted', 'heldout', 'refusal'), ('fresh_restricted', 'fresh', 'refusal')):
         files[f'{name}.jsonl'] = [row(r['instruction'], r[answer]) for r in requests[side]]
     for side in tasks:
         files[f'task_{side}.jsonl'] = tasks[side]
