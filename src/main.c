@@ -53,7 +53,7 @@ const bw_command_row bw_commands[] = {
               "attention, memcpy for what memory bounds, the rate of its own matrix products for a step and for decoding, MPI's sum of floats, "
               "ScaLAPACK's product and MPI-IO for sums, merge and checkpoints. Every result is compared with a plain computation in double "
               "precision; one that is wrong is marked, and the exit code is 70. Without --model it needs no file.",
-     .example = "mpirun -n 2 breakwater bench --threads 1 --parts gemm,step --csv bench.csv"},
+     .example = "breakwater bench --threads 1 --parts gemm,step --csv bench.csv"},
 };
 enum { COMMANDS = sizeof bw_commands / sizeof *bw_commands };
 const int bw_command_count = COMMANDS;

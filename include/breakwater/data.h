@@ -100,9 +100,10 @@ typedef struct bw_plan {
     int64_t samples, batch, micro_batches;
     uint64_t seed;
 } bw_plan;
-/* Where nothing else is asked for: the next power of two that gives every rank a micro-batch and none more than about 512 tokens, which fill a
- * matrix product as well as more would, while what is kept for the backward pass grows with every token; at most the batch. */
-int64_t bw_plan_default_cut(const bw_plan *plan, const bw_dataset *dataset, int ranks);
+/* Where nothing else is asked for: the next power of two that gives every rank a micro-batch and none more than about 512 tokens, or 256 a thread
+ * where that is more: they fill a matrix product as well as more would, while what is kept for the backward pass grows with every token. At most
+ * the batch. threads: of a rank. */
+int64_t bw_plan_default_cut(const bw_plan *plan, const bw_dataset *dataset, int ranks, int threads);
 int64_t bw_plan_steps_per_epoch(const bw_plan *plan); /* the last batch of an epoch may be smaller */
 /* Sample indices of `step`, in order; returns their number (<= batch), or -1: out of memory. Each epoch is its own permutation. */
 int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FULL_MICRO_BATCH = 512 }; /* tokens: see bw_plan_default_cut */
+enum { FULL_MICRO_BATCH = 512, FULL_THREAD = 256 }; /* tokens: see bw_plan_default_cut */
 
 /* ---- which samples a step has -------------------------------------------------------------------------------------*/
 typedef struct draws { /* 64-bit draws in a row under one key */
@@ -49,11 +49,12 @@ static void epoch_order(const bw_plan *plan, int64_t epoch, int64_t count, int64
     }
 }
 
-int64_t bw_plan_default_cut(const bw_plan *plan, const bw_dataset *dataset, int ranks)
+int64_t bw_plan_default_cut(const bw_plan *plan, const bw_dataset *dataset, int ranks, int threads)
 {
+    const int64_t full = threads * FULL_THREAD > FULL_MICRO_BATCH ? threads * FULL_THREAD : FULL_MICRO_BATCH;
     double tokens = plan->samples > 0 ? (double)dataset->token_count / (double)plan->samples * (double)plan->batch : 0; /* of a step */
     int64_t power = 1;
-    while (power < ranks || (double)(power * FULL_MICRO_BATCH) < tokens)
+    while (power < ranks || (double)(power * full) < tokens)
         power *= 2;
     return power < plan->batch ? power : plan->batch;
 }

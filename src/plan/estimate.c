@@ -39,7 +39,7 @@ int bw_estimate_layout(bw_estimate *estimate, const bw_job *job, const bw_machin
     *estimate = (bw_estimate){.layout = *layout};
     bw_plan plan = {.samples = job->data.count, .batch = config->batch, .micro_batches = config->micro_batches, .seed = (uint64_t)config->seed};
     if (plan.micro_batches == 0)
-        plan.micro_batches = bw_plan_default_cut(&plan, &job->data, ranks);
+        plan.micro_batches = bw_plan_default_cut(&plan, &job->data, ranks, layout->threads);
     estimate->micro_batches = plan.micro_batches;
     estimate->most_tokens = bw_plan_max_tokens(&plan, &job->data, 0, steps_looked_at(job, &plan));
     if (estimate->most_tokens < 0)

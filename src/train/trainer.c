@@ -4,6 +4,7 @@
 #include "breakwater/num.h"
 #include "step.h"
 #include <inttypes.h>
+#include <omp.h>
 #include <math.h>
 #include <string.h>
 
@@ -86,7 +87,7 @@ static void plan_run(bw_trainer *t)
     const bw_config *config = t->config;
     t->plan = (bw_plan){.samples = t->data.count, .batch = config->batch, .seed = (uint64_t)config->seed};
     t->plan.micro_batches = t->state.micro_batches =
-        config->micro_batches > 0 ? config->micro_batches : bw_plan_default_cut(&t->plan, &t->data, t->grid->size);
+        config->micro_batches > 0 ? config->micro_batches : bw_plan_default_cut(&t->plan, &t->data, t->grid->size, omp_get_max_threads());
     int64_t per_epoch = bw_plan_steps_per_epoch(&t->plan);
     t->steps = config->steps > 0 ? config->steps : (int64_t)ceil(config->epochs * (double)per_epoch);
 }

@@ -277,12 +277,13 @@ static void the_default_cut_gives_every_rank_work_and_none_too_much(void **state
     (void)state;
     const struct {
         int64_t tokens_of_a_row;
-        int ranks;
+        int ranks, threads;
         int64_t cut;
-    } cases[] = {{1, 1, 1}, {8, 1, 1}, {9, 1, 2}, {8, 2, 2}, {8, 3, 4}, {64, 1, 8}, {64, 16, 16}, {65, 1, 16}, {9000, 1, 64}, {1, 1000, 64}};
+    } cases[] = {{1, 1, 1, 1},    {8, 1, 1, 1},   {9, 1, 1, 2},     {8, 2, 1, 2},     {8, 3, 1, 4},  {64, 1, 1, 8},
+                 {64, 16, 1, 16}, {65, 1, 1, 16}, {9000, 1, 1, 64}, {1, 1000, 1, 64}, {64, 1, 2, 8}, {64, 1, 4, 4}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         dataset.token_count = 100 * cases[i].tokens_of_a_row;
-        assert_int_equal(bw_plan_default_cut(&plan, &dataset, cases[i].ranks), cases[i].cut);
+        assert_int_equal(bw_plan_default_cut(&plan, &dataset, cases[i].ranks, cases[i].threads), cases[i].cut);
     }
 }
 
