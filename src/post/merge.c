@@ -72,6 +72,19 @@ static int check_inputs(merge *m)
     return BW_NEW(m->rows, places(m), purpose);
 }
 
+/* Swapped folders merge without an error, and the result is none. An adapter from elsewhere has no role. */
+static void warn_of_roles(const merge *m)
+{
+    const char *user = m->user->role, *reinforce = m->reinforce->role;
+    const bw_hash *a = &m->user->fingerprint, *b = &m->reinforce->fingerprint;
+    if (a->high == b->high && a->low == b->low)
+        bw_warn("--user and --reinforce are the same adapter");
+    else if (strcmp(user, "reinforce") == 0 || strcmp(user, "merged") == 0)
+        bw_warn("--user %s is a LoRA of role '%s'; a customer's is 'user' or 'sft'", m->config->user, user);
+    if (*reinforce && strcmp(reinforce, "reinforce") != 0)
+        bw_warn("--reinforce %s is a LoRA of role '%s', not 'reinforce'", m->config->reinforce, reinforce);
+}
+
 static int open_inputs(merge *m)
 {
     BW_TRY(bw_agree(m->grid, check_inputs(m)));
@@ -79,7 +92,9 @@ static int open_inputs(merge *m)
     BW_TRY(bw_peft_load(&m->user, m->grid, m->spec, m->config->user, block));
     if (m->method == BW_MERGE_USER)
         return BW_OK;
-    return bw_peft_load(&m->reinforce, m->grid, m->spec, m->config->reinforce, block);
+    BW_TRY(bw_peft_load(&m->reinforce, m->grid, m->spec, m->config->reinforce, block));
+    warn_of_roles(m);
+    return BW_OK;
 }
 
 /* What does not depend on alpha and scale, for every target: QR, norms, cosines. */

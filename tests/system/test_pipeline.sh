@@ -70,6 +70,10 @@ done
 grep -q "role *merged" inspected || fail "a merged adapter does not say so"
 run 2 merge --model once/base/model --user once/qr/adapter --method user --scale 1 --output again # and it loads as any adapter
 
+note "the wrong adapter in a merge"
+run 2 merge --model once/base/model --user once/reinforce/adapter --reinforce once/user/adapter --output swapped
+grep -q "user.*role 'reinforce'" err && grep -q "reinforce.*role 'user'" err || fail "swapped adapters merge without a word"
+
 note "a BufferLoRA"
 for stage in once/buffer twice/buffer; do
   [ "$(stat -c %a $stage/adapter)" = 700 ] || fail "$stage/adapter is open to others"
