@@ -33,14 +33,17 @@ if [ "${SLURM_JOB_END_TIME:-0}" -le "$(date +%s)" ]; then
   fi
 fi
 
-# stages_of WHOSE COMMAND [open]: names, separated by commas, of the stages of `provider`, or of this task's customer (all customers where the job
-# is no array); COMMAND train, merge, eval, or any; open: only those that are not done.
+# stages_of WHOSE COMMAND [open|stale]: names, separated by commas, of the stages of `provider`, or of this task's customer (all customers where the
+# job is no array); COMMAND train, merge, eval, or any; open, stale: only those. An input that is missing is said after the list and does not count
+# here: it may be somebody else's, and of their own stages the ranks speak.
 stages_of() {
-  "$program" run "$config" --show stages "${options[@]}" |
-    awk -v whose="$1" -v command="$2" -v state="${3:-}" -v task="${SLURM_ARRAY_TASK_ID:-}" '
-      NR > 1 && (whose == "provider" ? $1 == 0 : $1 > 0 && (task == "" || $1 == task)) && (command == "any" || $2 == command) && (state == "" || $4 == state) {
-        printf "%s%s", found++ ? "," : "", $3
-      }'
+  local list failed=0
+  list=$("$program" run "$config" --show stages "${options[@]}") || failed=$?
+  [ -n "$list" ] || return "$failed"
+  awk -v whose="$1" -v command="$2" -v state="${3:-}" -v task="${SLURM_ARRAY_TASK_ID:-}" '
+    NR > 1 && (whose == "provider" ? $1 == 0 : $1 > 0 && (task == "" || $1 == task)) && (command == "any" || $2 == command) && (state == "" || $4 == state) {
+      printf "%s%s", found++ ? "," : "", $3
+    }' <<<"$list"
 }
 
 # ---- ranks and signals ------------------------------------------------------------------------------------------------
@@ -103,13 +106,15 @@ leave() {
 # run_stages WHOSE COMMAND: all that a batch script of a pipeline does. srun can end with 0 although it started no rank, when a node was not ready
 # for a job that has just been requeued; so the stages have the last word.
 run_stages() {
-  local names open
+  local names open stale
   names=$(stages_of "$1" "$2")
   [ -n "$names" ] || { say "nothing to do: no stage of $1 is a $2"; exit 0; }
   run_ranks run "$config" --only "$names" "${options[@]}"
   if [ "$code" -eq 0 ]; then
     open=$(stages_of "$1" "$2" open)
     [ -z "$open" ] || { say "$launcher reports no failure, but $open is not done"; code=75; }
+    stale=$(stages_of "$1" "$2" stale)
+    [ -z "$stale" ] || [ "$code" -ne 0 ] || { say "$stale is of other settings or inputs than now, or was made from what is"; code=73; }
   fi
   leave "$code"
 }

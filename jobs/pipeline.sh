@@ -32,6 +32,14 @@ if [ -n "$modules" ]; then
   module load $modules
 fi
 
+if [ -z "$dry_run" ]; then # fails early, and in words
+  for tool in sbatch squeue; do
+    command -v "$tool" >/dev/null && continue
+    echo "pipeline.sh: there is no $tool here: submit where Slurm is; --dry-run needs none, nor does: $program run $config ${options[*]}" >&2
+    exit 69
+  done
+fi
+
 stages=$("$program" run "$config" --show stages ${options[@]+"${options[@]}"})
 output=''
 for ((i = 0; i < ${#options[@]}; i++)); do
@@ -42,11 +50,16 @@ for ((i = 0; i < ${#options[@]}; i++)); do
 done
 mark=$(printf '%s\n' "$(realpath "$config")" "$output" | cksum | cut -d' ' -f1) # names the jobs of this pipeline
 
-# queued NAME,... FORMAT: jobs of this pipeline that wait or run.
+# queued NAME,... FORMAT: jobs of this pipeline that wait or run. A dry run needs no Slurm.
 queued() {
-  [ -z "$dry_run" ] || command -v squeue >/dev/null || return 0 # a dry run needs no Slurm
-  local names=${1//,/-$mark,}-$mark
-  squeue --noheader --array --me --name="$names" --format="$2" | sort -un
+  local names=${1//,/-$mark,}-$mark found
+  if [ -n "$dry_run" ]; then
+    found=$(squeue --noheader --array --me --name="$names" --format="$2" 2>/dev/null) || return 0
+  else
+    found=$(squeue --noheader --array --me --name="$names" --format="$2") ||
+      { echo "pipeline.sh: squeue does not say what is in the queue: nothing more is submitted" >&2; return 69; }
+  fi
+  sort -un <<<"$found"
 }
 
 # submit NAME SIZE DEPENDENCY ARRAY SCRIPT: the job is $id.
@@ -66,16 +79,19 @@ submit() {
   submitted=yes
 }
 
+stale=$(awk 'NR > 1 && $4 == "stale" { print $3 }' <<<"$stages" | paste -sd,)
+[ -z "$stale" ] || echo "pipeline.sh: of other settings or inputs than now: $stale; remove these folders, or their jobs refuse to replace them" >&2
+
 # ---- the provider
 submitted=''
 provider=$(queued provider %A)
-if [ -z "$provider" ] && awk '$1 == "0" && $4 == "open" { found = 1 } END { exit !found }' <<<"$stages"; then
+if [ -z "$provider" ] && awk '$1 == "0" && $4 != "done" { found = 1 } END { exit !found }' <<<"$stages"; then
   submit provider "$size_train" '' '' "$jobs/provider.sbatch"
   provider=$id
 fi
 
 # ---- customers: those with anything left to do that is not in the queue
-open=$(awk 'NR > 1 && $1 > 0 && $4 == "open" { print $1 }' <<<"$stages" | sort -u)
+open=$(awk 'NR > 1 && $1 > 0 && $4 != "done" { print $1 }' <<<"$stages" | sort -u)
 waiting=$(queued user,merge,eval %K)
 customers=$(comm -23 <(echo "$open") <(echo "$waiting" | sort) | sort -n | paste -sd,)
 if [ -n "$customers" ]; then
@@ -95,5 +111,5 @@ elif [ -n "$submitted" ]; then
 elif [ -n "$provider$waiting" ]; then
   echo "nothing to submit: what is open is in the queue (squeue --me)"
 else
-  echo "nothing to submit: everything is done ($program run $config --show report)"
+  echo "nothing to submit: everything is done ($program run $config${options[*]:+ ${options[*]}} --show report)"
 fi

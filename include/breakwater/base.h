@@ -289,6 +289,7 @@ typedef struct bw_config {
     char *only; /* stages of a pipeline, separated by commas; NULL: all */
     char *show; /* none stages report */
     bool quiet;
+    const char *redo; /* how to start over what this writes: options, for messages. A pipeline's stage names all that follows from it; borrowed */
 } bw_config;
 
 void bw_config_init(bw_config *config); /* defaults */
@@ -305,6 +306,8 @@ int bw_config_check(const bw_config *config, bw_command command);
  * options of the command, false past the last. */
 bool bw_config_entry(const bw_config *config, bw_command command, int index, const char **name, bw_text *value);
 int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out);
+/* <folder>/config.yaml is the configuration of such a command, or not there; else BW_CANTCREATE: --resume never replaces nothing of another kind. */
+int bw_config_made_by(const char *folder, bw_command command);
 /* " --name value" for a shell, of every option that both commands take and that differs from its default. */
 int bw_config_arguments(const bw_config *config, bw_command from, bw_command to, bw_text *out);
 void bw_config_help(bw_command command, FILE *out);
@@ -331,24 +334,32 @@ typedef struct bw_machine {
 } bw_machine;
 int bw_machine_load(bw_machine *machine, const char *path); /* BW_USAGE with file, line, and what is expected; BW_NOINPUT */
 
-/* `breakwater run FILE.yaml`: top-level keys are defaults for every stage that takes them; `stages:` is a list of at most 64
+/* `breakwater run FILE.yaml`: top-level keys are defaults for every stage that takes them; `stages:` is a list of at most 1024
  * mappings with `name`, `command` (train, merge, eval), optionally `label` (its row in the final table), and any option of
  * that command but output: a stage writes to <output>/<name>. `@name/...` at the start of a path names the folder of an
  * earlier stage. Options of the command line (argv[0] is "run"; the word is passed over) win in every stage that takes them,
  * except over a stage's own `@` reference, which is the flow of the pipeline and not a setting. */
+enum { BW_MAX_STAGES = 1024, BW_STAGE_INPUTS = 9 };
 typedef struct bw_stage {
     char *name;
     char *label; /* may be NULL */
     bw_command command;
     bw_config config;
-    uint64_t needs; /* bit i: refers to stage i by `@name` */
+    char *redo;                         /* "--only NAME,... --resume never": this stage and all that follow from it */
+    int lines[BW_STAGE_INPUTS];         /* of the file, where each kind of input is named; 0: on the command line */
+    uint64_t needs[BW_MAX_STAGES / 64]; /* bw_stage_needs */
 } bw_stage;
 typedef struct bw_pipeline {
+    char *file;
     bw_config common; /* common.output: the root folder */
     bw_stage *stages;
     int count;
 } bw_pipeline;
 int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **argv);
 void bw_pipeline_free(bw_pipeline *pipeline);
+bool bw_stage_needs(const bw_stage *stage, int index); /* refers to stage `index` by `@name` */
+/* Can the inputs of the selected stages be read (NULL: of all), as far as they are not what an earlier stage makes? BW_NOINPUT names file, line,
+ * stage, option and path of the first that cannot. Local. */
+int bw_pipeline_check_inputs(const bw_pipeline *pipeline, const bool *selected);
 
 #endif

@@ -70,6 +70,7 @@ typedef struct bw_rows {
  * left out, counted and named in a warning, and only a file without one usable row fails. Local. */
 int bw_rows_load(bw_rows *rows, const char *path, bool need_output, bool drop);
 void bw_rows_free(bw_rows *rows);
+int bw_rows_fingerprint(bw_hash *out, const char *path); /* what bw_rows_load would give, without reading rows. Local */
 /* The prompt of a row, earlier turns included; `path` is for the message when the template has no place for them. */
 int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out);
 typedef struct bw_data_file {
@@ -92,6 +93,8 @@ typedef struct bw_dataset {
 int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw_list *paths, bw_template which, int64_t max_length,
                     const char *on_unsupervised);
 void bw_dataset_free(bw_dataset *dataset);
+/* What bw_dataset_load would give, with a tokenizer of `vocab` tokens, without reading rows. Local. */
+int bw_dataset_fingerprint(bw_hash *out, int32_t vocab, const bw_list *paths, bw_template which, int64_t max_length);
 /* Append where a sample comes from, for a message: "FILE, line 7". */
 int bw_dataset_place(const bw_dataset *dataset, int64_t sample, bw_text *out);
 

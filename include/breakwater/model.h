@@ -91,6 +91,8 @@ int64_t bw_adapter_floats(const bw_adapter *adapter);                           
 /* Collective on world. Every rank reads its own pieces. Refused with a message: adapter_model.bin, DoRA, bias, modules_to_save, shapes of another
  * model, unknown or missing tensors, NaN. rslora, rank_pattern and alpha_pattern are understood. */
 int bw_peft_load(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, const char *folder, int block);
+/* The fingerprint that bw_peft_load would give, without checking or reading the numbers. Local. */
+int bw_peft_fingerprint(bw_hash *out, const bw_spec *spec, const char *folder);
 /* Collective on world. Replica 0's ranks write; temporary folder, then rename. base: path recorded. metadata: key, value, ..., NULL into the
  * safetensors header. A buffer is written with mode 0600 (folder 0700). The bytes depend on the factors alone. */
 int bw_peft_save(const bw_adapter *adapter, const bw_grid *grid, const bw_spec *spec, const char *folder, const char *base,

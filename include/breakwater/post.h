@@ -32,6 +32,12 @@ bool bw_judge_correct(const char *metric, const char *answer, const char *expect
 /* ---- eval ----------------------------------------------------------------------------------------------------------*/
 int bw_eval(const bw_grid *grid, const bw_config *config); /* answers.jsonl, summary.json; collective on world */
 
+/* ---- stale or not ---------------------------------------------------------------------------------------------------*/
+/* Was the finished result in config->output made with these settings, of this model and of the adapters and files that lie there now? BW_CANTCREATE
+ * with the first difference. Local: adapters are read for their fingerprint, the model is not. */
+int bw_merge_compare(const bw_config *config, bw_source *source);
+int bw_eval_compare(const bw_config *config, bw_source *source);
+
 /* ---- report: what a pipeline came to. Rank 0 ------------------------------------------------------------------------*/
 /* The table of arms, from the summary.json of the eval stages; a stage's label (or name) is its row. An arm that is not there yet shows dashes. */
 int bw_report_arms(const bw_pipeline *pipeline, bw_text *out);

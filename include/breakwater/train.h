@@ -24,6 +24,7 @@ typedef struct bw_state {
     int *exponents; /* of bw_reduce, one per tensor */
     int tensors;
     bw_hash model, data, buffer, config; /* fingerprints; config: only what changes the arithmetic */
+    const char *redo;                    /* bw_config.redo, for messages; may be NULL */
 } bw_state;
 /* Write <folder>/step-NNNNNN.h5 (temporary, fsync, rename), then delete all but the last `keep`. Collective on world; replica 0 writes. mode as
  * bw_file_write. hints: gets, on rank 0, what MPI-IO was told for this file, as MPI gives it back; NULL: nobody wants to know. */
@@ -39,4 +40,7 @@ int bw_checkpoint_sweep(const char *folder, bool all);
 /* ---- trainer: one stage, from configuration to output folder; resumes by itself. Collective on world --------------- */
 /* Returns BW_OK (done, or already done), BW_STOPPED (checkpoint written, requeue), or an error that all ranks share. */
 int bw_train(const bw_grid *grid, const bw_config *config);
+/* Was the finished adapter in config->output made with these settings, of this model (whose tokenizer has `vocab` tokens) and of the data, buffer and
+ * first adapter that lie there now? BW_CANTCREATE with the first difference. Local. */
+int bw_train_compare(const bw_config *config, const bw_source *source, int32_t vocab);
 #endif

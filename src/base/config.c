@@ -250,7 +250,7 @@ int bw_option_assign_node(bw_config *config, const bw_option *option, const bw_y
 
 void bw_config_init(bw_config *config)
 {
-    *config = (bw_config){0};
+    *config = (bw_config){.redo = "--resume never"};
     for (int i = 0; i < bw_option_count; i++)
         (void)set_standard(config, &bw_options[i]); /* the defaults are valid (a test proves it); out of memory shows at the first use */
 }
@@ -294,6 +294,23 @@ int bw_config_copy(bw_config *to, const bw_config *from)
         }
     }
     return BW_OK;
+}
+
+int bw_config_made_by(const char *folder, bw_command command)
+{
+    bw_text path = {0};
+    bw_config there;
+    bw_config_init(&there);
+    int status = bw_path(&path, folder, "config.yaml");
+    char *arguments[] = {(char *)bw_command_name(command), (char *)"--config", path.data, NULL};
+    if (status == BW_OK && bw_file_exists(path.data) && bw_config_parse(&there, command, 3, arguments) != BW_OK) {
+        bw_error_clear();
+        status = bw_fail(BW_CANTCREATE, "%s: this folder holds results of another command (its config.yaml is none of %s); name another --output",
+                         folder, bw_command_name(command));
+    }
+    bw_config_free(&there);
+    bw_text_free(&path);
+    return status;
 }
 
 int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value)

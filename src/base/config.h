@@ -54,6 +54,9 @@ void bw_option_clear(bw_config *config, const bw_option *option); /* a list to e
 typedef int (*bw_option_visitor)(void *context, const bw_option *option, const char *value, const char *where, bool first);
 int bw_arguments_visit(bw_command command, int argc, char **argv, bw_option_visitor visit, void *context);
 
+/* Remember the line where an input of a stage was named last; other options are passed over. */
+void bw_input_note(bw_stage *stage, const bw_option *option, int line);
+
 int bw_string_copy(char **to, const char *from); /* bw_free; NULL stays NULL */
 
 #endif

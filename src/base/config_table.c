@@ -110,7 +110,7 @@ const bw_option bw_options[] = {
     {"only", BW_RUN, 0, TEXT(only, NULL),
      .group = FILES, .argument = "LIST", .help = "run these stages, separated by commas, and leave the report to the run of all"},
     {"show", BW_RUN, 0, TEXT(show, "none"), .choices = "none stages report",
-     .group = FILES, .argument = "WHAT", .help = "run nothing: print the stages with whose they are and what is done, or the report so far"},
+     .group = FILES, .argument = "WHAT", .help = "run nothing: print the stages with whose they are and what is done, stale or open, or the report so far"},
 
     {"stage", BW_TRAIN | BW_PLAN, BW_TRAIN, TEXT(stage, NULL), .choices = "align buffer reinforce user sft",
      .group = METHOD, .argument = "NAME", .help = "what is trained"},
@@ -237,8 +237,8 @@ _Static_assert(sizeof bw_options / sizeof *bw_options <= BW_OPTIONS_AT_MOST, "th
 static const struct {
     bw_command command;
     const char *name;
-} commands[] = {{BW_RUN, "run"}, {BW_TRAIN, "train"}, {BW_MERGE, "merge"}, {BW_EVAL, "eval"},
-              {BW_PLAN, "plan"}, {BW_BENCH, "bench"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
+} commands[] = {{BW_RUN, "run"},   {BW_TRAIN, "train"}, {BW_MERGE, "merge"},     {BW_EVAL, "eval"},
+                {BW_PLAN, "plan"}, {BW_BENCH, "bench"}, {BW_INSPECT, "inspect"}, {BW_VERIFY, "verify"}};
 
 const char *bw_command_name(bw_command command)
 {

@@ -2,7 +2,7 @@
 #include "base/config.h"
 #include <string.h>
 
-enum { STAGES_AT_MOST = 64 /* bits of bw_stage.needs */, NAME_AT_MOST = 64, REFERENCES_AT_MOST = 16 };
+enum { NAME_AT_MOST = 64, REFERENCES_AT_MOST = 16, REDO_AT_MOST = 800 };
 
 static const char *const stage_keys[] = {"name", "command", "label"};
 static const bw_command stage_commands[] = {BW_TRAIN, BW_MERGE, BW_EVAL};
@@ -25,7 +25,7 @@ static int resolve_reference(const void *context, const char *where, const char 
     size_t length = strcspn(name, "/");
     for (const bw_stage *stage = loader->pipeline->stages; stage < loader->stage; stage++)
         if (strlen(stage->name) == length && !strncmp(stage->name, name, length)) {
-            loader->stage->needs |= 1ull << (stage - loader->pipeline->stages);
+            loader->stage->needs[(stage - loader->pipeline->stages) / 64] |= 1ull << ((stage - loader->pipeline->stages) % 64);
             BW_TRY(bw_path(out, loader->pipeline->common.output, stage->name));
             return bw_text_addf(out, "%s", name + length);
         }
@@ -151,6 +151,7 @@ static int read_options(loader *loader, int mapping, bool own)
         if (own)
             note_reference(loader, option, bw_yaml_value(yaml, mapping, i));
         BW_GO(bw_option_assign_node(&stage->config, option, yaml, bw_yaml_value(yaml, mapping, i), where.data, &resolver));
+        bw_input_note(stage, option, bw_yaml_line(yaml, key_node));
     }
 done:
     bw_text_free(&where);
@@ -164,6 +165,7 @@ static int override_stage(void *context, const bw_option *option, const char *va
         return BW_OK;
     if (first && option->kind == BW_KIND_PATHS)
         bw_option_clear(&loader->stage->config, option);
+    bw_input_note(loader->stage, option, 0);
     return bw_option_assign(&loader->stage->config, option, value, where, &(bw_resolver){resolve_reference, loader});
 }
 
@@ -236,17 +238,51 @@ done:
     return status;
 }
 
+bool bw_stage_needs(const bw_stage *stage, int index)
+{
+    return stage->needs[index / 64] >> (index % 64) & 1;
+}
+
+static bool needs_any(const bw_pipeline *pipeline, int index, const bool *these)
+{
+    for (int i = 0; i < index; i++)
+        if (these[i] && bw_stage_needs(&pipeline->stages[index], i))
+            return true;
+    return false;
+}
+
+/* Who starts one stage over has to do so with all that was made from it. */
+static int say_how_to_redo(bw_pipeline *pipeline, int index)
+{
+    bool follows[BW_MAX_STAGES] = {false};
+    bw_text text = {0};
+    int status = bw_text_addf(&text, "--only %s", pipeline->stages[index].name);
+    follows[index] = true;
+    for (int i = index + 1; i < pipeline->count && status == BW_OK; i++)
+        if ((follows[i] = needs_any(pipeline, i, follows)) && text.length < REDO_AT_MOST)
+            status = bw_text_addf(&text, ",%s", text.length + NAME_AT_MOST < REDO_AT_MOST ? pipeline->stages[i].name : "...");
+    if (status == BW_OK)
+        status = bw_text_addf(&text, " --resume never");
+    if (status == BW_OK)
+        status = bw_string_copy(&pipeline->stages[index].redo, text.data);
+    pipeline->stages[index].config.redo = pipeline->stages[index].redo;
+    bw_text_free(&text);
+    return status;
+}
+
 static int load_stages(loader *loader, int list, int argc, char **argv)
 {
     int count = bw_yaml_kind_of(loader->yaml, list) == BW_YAML_LIST ? bw_yaml_count(loader->yaml, list) : 0;
-    if (count < 1 || count > STAGES_AT_MOST)
+    if (count < 1 || count > BW_MAX_STAGES)
         return bw_fail(BW_USAGE, "%s:%d: 'stages:' must be a list of 1 to %d stages", bw_yaml_name(loader->yaml), bw_yaml_line(loader->yaml, list),
-                       STAGES_AT_MOST);
+                       BW_MAX_STAGES);
     BW_TRY(BW_NEW(loader->pipeline->stages, count, "configuration"));
     for (int i = 0; i < count; i++) {
         loader->stage = &loader->pipeline->stages[i];
         BW_TRY(load_stage(loader, bw_yaml_item(loader->yaml, list, i), argc, argv));
     }
+    for (int i = 0; i < count; i++)
+        BW_TRY(say_how_to_redo(loader->pipeline, i));
     return BW_OK;
 }
 
@@ -270,7 +306,9 @@ int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **a
     BW_TRY(bw_yaml_open(&yaml, path));
     bw_config_init(&pipeline->common);
     loader loader = {.yaml = yaml, .pipeline = pipeline};
-    int status = load_document(&loader, argc, argv);
+    int status = bw_string_copy(&pipeline->file, bw_yaml_name(yaml));
+    if (status == BW_OK)
+        status = load_document(&loader, argc, argv);
     bw_yaml_close(&yaml);
     if (status != BW_OK)
         bw_pipeline_free(pipeline);
@@ -282,9 +320,11 @@ void bw_pipeline_free(bw_pipeline *pipeline)
     for (int i = 0; i < pipeline->count; i++) {
         bw_free(pipeline->stages[i].name);
         bw_free(pipeline->stages[i].label);
+        bw_free(pipeline->stages[i].redo);
         bw_config_free(&pipeline->stages[i].config);
     }
     bw_free(pipeline->stages);
+    bw_free(pipeline->file);
     bw_config_free(&pipeline->common);
     *pipeline = (bw_pipeline){0};
 }

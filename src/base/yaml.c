@@ -4,7 +4,7 @@
 
 /* A configuration is small. These bound what a hostile one can cost: libyaml's time grows with the square of nested brackets. */
 static const size_t largest_document = 1 << 18;
-static const int most_brackets = 1000;
+static const int most_brackets = 4000;
 
 struct bw_yaml {
     yaml_document_t document;

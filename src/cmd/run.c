@@ -66,7 +66,9 @@ static int run_stage(const bw_grid *grid, const bw_pipeline *pipeline, int index
 
 static int final_report(const bw_pipeline *pipeline)
 {
-    double seconds[BW_MAX_LIST] = {0};
+    if (!bw_file_exists(pipeline->common.output))
+        return bw_fail(BW_NOINPUT, "%s: nothing has run yet: this folder is not there", pipeline->common.output);
+    double seconds[BW_MAX_STAGES] = {0};
     bw_text text = {0};
     warn_of("the time of a stage is not known", bw_report_times_load(pipeline, seconds));
     int status = bw_report_write(pipeline, seconds, &text);
@@ -88,8 +90,9 @@ static int note_unfit(bw_text *unfit, int status)
 
 static int run_stages(const bw_grid *grid, const bw_pipeline *pipeline, bw_text *unfit)
 {
-    bool selected[BW_MAX_LIST];
+    bool selected[BW_MAX_STAGES];
     BW_TRY(bw_stages_select(pipeline, pipeline->common.only, selected));
+    BW_TRY(bw_agree(grid, bw_pipeline_check_inputs(pipeline, selected))); /* each rank for itself: a node may lack a file */
     for (int i = 0; i < pipeline->count; ++i)
         if (selected[i])
             BW_TRY(bw_agree(grid, note_unfit(unfit, run_stage(grid, pipeline, i))));
@@ -132,7 +135,6 @@ static int run_with_ranks(const bw_pipeline *pipeline)
 int bw_cmd_run(const bw_pipeline *pipeline)
 {
     const char *show = pipeline->common.show;
-    BW_ASSERT(pipeline->count <= BW_MAX_LIST);
     if (strcmp(show, "stages") == 0)
         return bw_stages_print(pipeline);
     return strcmp(show, "report") == 0 ? final_report(pipeline) : run_with_ranks(pipeline);

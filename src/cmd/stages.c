@@ -1,5 +1,7 @@
 #include "cmd/stages.h"
+#include "breakwater/data.h"
 #include "breakwater/post.h"
+#include "breakwater/train.h"
 #include <string.h>
 
 static int find(const bw_pipeline *pipeline, const char *name, size_t length)
@@ -36,7 +38,7 @@ static int assign(const bw_pipeline *pipeline, int index, int *customers, int *c
     const bw_stage *stage = &pipeline->stages[index];
     customers[index] = 0;
     for (int i = 0; i < index; i++) {
-        if (!(stage->needs >> i & 1) || customers[i] == 0)
+        if (!(bw_stage_needs(stage, i)) || customers[i] == 0)
             continue;
         if (customers[index] && customers[index] != customers[i])
             return bw_fail(BW_USAGE, "stage '%s' refers to two customers (by way of '%s'): each customer's stages must stand alone", stage->name,
@@ -48,18 +50,87 @@ static int assign(const bw_pipeline *pipeline, int index, int *customers, int *c
     return BW_OK;
 }
 
+/* ---- is it done? ------------------------------------------------------------------------------------------------------ */
+
+/* The model that was looked at last: stages mostly share one. */
+typedef struct look {
+    bw_source *source;
+    int32_t vocab; /* of its tokenizer; 0: not asked for yet */
+} look;
+
+static void look_away(look *look)
+{
+    bw_source_close(look->source);
+    *look = (struct look){0};
+}
+
+static int look_at(look *look, const char *model, bool tokens)
+{
+    if (!look->source || strcmp(bw_source_path(look->source), model) != 0) {
+        look_away(look);
+        BW_TRY(bw_source_open(&look->source, model));
+    }
+    if (!tokens || look->vocab)
+        return BW_OK;
+    bw_tokenizer *tokenizer = NULL;
+    BW_TRY(bw_tokenizer_open(&tokenizer, model));
+    look->vocab = bw_tokenizer_vocab(tokenizer);
+    bw_tokenizer_free(tokenizer);
+    return BW_OK;
+}
+
+static int compare(look *look, const bw_stage *stage)
+{
+    bool train = stage->command == BW_TRAIN;
+    BW_TRY(look_at(look, stage->config.model ? stage->config.model : "", train));
+    if (train)
+        return bw_train_compare(&stage->config, look->source, look->vocab);
+    return (stage->command == BW_MERGE ? bw_merge_compare : bw_eval_compare)(&stage->config, look->source);
+}
+
+/* What cannot be compared is not known to be done. */
+static int judge(const bw_pipeline *pipeline, int index, look *look, bw_stage_state *states)
+{
+    const bw_stage *stage = &pipeline->stages[index];
+    bool finished = false;
+    BW_TRY(bw_report_finished(stage, &finished));
+    states[index] = finished ? BW_STAGE_DONE : BW_STAGE_OPEN;
+    for (int i = 0; i < index; i++)
+        if (finished && states[i] != BW_STAGE_DONE && bw_stage_needs(stage, i))
+            states[index] = BW_STAGE_STALE;
+    if (states[index] != BW_STAGE_DONE || compare(look, stage) == BW_OK)
+        return BW_OK;
+    states[index] = BW_STAGE_STALE;
+    bw_warn("%s is stale: %s", stage->name, bw_error());
+    bw_error_clear();
+    return BW_OK;
+}
+
+int bw_stages_judge(const bw_pipeline *pipeline, bw_stage_state *states)
+{
+    look look = {0};
+    int status = BW_OK;
+    for (int i = 0; i < pipeline->count && status == BW_OK; i++)
+        status = judge(pipeline, i, &look, states);
+    look_away(&look);
+    return status;
+}
+
+/* ---- the list --------------------------------------------------------------------------------------------------------- */
+
 int bw_stages_print(const bw_pipeline *pipeline)
 {
-    int customers[BW_MAX_LIST], count = 0;
-    BW_ASSERT(pipeline->count <= BW_MAX_LIST);
+    static const char *const words[] = {[BW_STAGE_OPEN] = "open", [BW_STAGE_STALE] = "stale", [BW_STAGE_DONE] = "done"};
+    int customers[BW_MAX_STAGES], count = 0;
+    bw_stage_state states[BW_MAX_STAGES];
+    for (int i = 0; i < pipeline->count; i++)
+        BW_TRY(assign(pipeline, i, customers, &count));
+    BW_TRY(bw_stages_judge(pipeline, states));
     bw_info("customer command stage state");
     for (int i = 0; i < pipeline->count; i++) {
         const bw_stage *stage = &pipeline->stages[i];
-        bool done = false;
-        BW_TRY(assign(pipeline, i, customers, &count));
-        BW_TRY(bw_report_finished(stage, &done));
         const char *command = stage->command == BW_TRAIN ? "train" : stage->command == BW_MERGE ? "merge" : "eval";
-        bw_info("%d %s %s %s", customers[i], command, stage->name, done ? "done" : "open");
+        bw_info("%d %s %s %s", customers[i], command, stage->name, words[states[i]]);
     }
-    return BW_OK;
+    return bw_pipeline_check_inputs(pipeline, NULL);
 }

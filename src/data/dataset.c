@@ -143,11 +143,21 @@ static int find_end(builder *in)
 }
 
 /* What else decides the tokens, beside the files. */
-static int fingerprint_settings(builder *in)
+static bw_hash fingerprint_settings(bw_template which, int64_t max_length, int32_t vocab)
 {
-    in->text.length = 0;
-    BW_TRY(bw_text_addf(&in->text, "%s %lld %d", bw_template_name(in->template), (long long)in->max_length, bw_tokenizer_vocab(in->tokenizer)));
-    in->dataset->fingerprint = bw_hash_bytes(in->text.data, in->text.length);
+    char text[96];
+    int length = snprintf(text, sizeof text, "%s %lld %d", bw_template_name(which), (long long)max_length, vocab);
+    return bw_hash_bytes(text, (size_t)length);
+}
+
+int bw_dataset_fingerprint(bw_hash *out, int32_t vocab, const bw_list *paths, bw_template which, int64_t max_length)
+{
+    *out = fingerprint_settings(which, max_length, vocab);
+    for (int i = 0; i < paths->count; i++) {
+        bw_hash file;
+        BW_TRY(bw_rows_fingerprint(&file, paths->items[i]));
+        *out = bw_hash_join(*out, file);
+    }
     return BW_OK;
 }
 
@@ -171,7 +181,7 @@ int bw_dataset_load(bw_dataset *dataset, const bw_tokenizer *tokenizer, const bw
     BW_GO(check_arguments(paths, max_length, on_unsupervised));
     in.drop = strcmp(on_unsupervised, "drop") == 0;
     BW_GO(find_end(&in));
-    BW_GO(fingerprint_settings(&in));
+    dataset->fingerprint = fingerprint_settings(which, max_length, bw_tokenizer_vocab(tokenizer));
     BW_GO(BW_NEW(dataset->files, paths->count, "data set"));
     for (int i = 0; i < paths->count; i++)
         BW_GO(add_file(&in, paths->items[i]));

@@ -320,21 +320,29 @@ static int read_factor(const reading *reading, bw_matrix *matrix, const bw_tenso
     return status;
 }
 
-static int read_pair(const reading *reading, const bw_grid *grid, int index, int block, bw_pair *pair)
+static int read_scaling(const reading *reading, int index, double *r, double *scaling)
 {
     const int layer = index / BW_TARGETS;
     const bw_target target = (bw_target)(index % BW_TARGETS);
-    int64_t out, in;
-    double r, alpha;
-    bw_spec_shape(reading->spec, target, &out, &in);
-    BW_TRY(pattern_value(reading, "rank_pattern", layer, target, reading->r, &r));
+    double alpha;
+    BW_TRY(pattern_value(reading, "rank_pattern", layer, target, reading->r, r));
     BW_TRY(pattern_value(reading, "alpha_pattern", layer, target, reading->alpha, &alpha));
-    if (!(r >= 1 && r <= BW_MAX_LORA_RANK && r == floor(r)))
-        return bw_fail(BW_DATA, "%s: \"rank_pattern\" gives %g; expected a whole number from 1 to %d", reading->config_path.data, r,
+    if (!(*r >= 1 && *r <= BW_MAX_LORA_RANK && *r == floor(*r)))
+        return bw_fail(BW_DATA, "%s: \"rank_pattern\" gives %g; expected a whole number from 1 to %d", reading->config_path.data, *r,
                        BW_MAX_LORA_RANK);
+    *scaling = alpha / (reading->rslora ? sqrt(*r) : *r);
+    return BW_OK;
+}
+
+static int read_pair(const reading *reading, const bw_grid *grid, int index, int block, bw_pair *pair)
+{
+    int64_t out, in;
+    double r, scaling;
+    bw_spec_shape(reading->spec, (bw_target)(index % BW_TARGETS), &out, &in);
+    BW_TRY(read_scaling(reading, index, &r, &scaling));
     BW_TRY(check_shape(reading, reading->A[index], (int64_t)r, in, true));
     BW_TRY(check_shape(reading, reading->B[index], out, (int64_t)r, false));
-    BW_TRY(bw_pair_create(pair, grid, out, in, (int)r, alpha / (reading->rslora ? sqrt(r) : r), block));
+    BW_TRY(bw_pair_create(pair, grid, out, in, (int)r, scaling, block));
     BW_TRY(read_factor(reading, &pair->A, reading->A[index]));
     return read_factor(reading, &pair->B, reading->B[index]);
 }
@@ -403,6 +411,28 @@ static int fingerprint(const reading *reading, const bw_grid *grid, bw_adapter *
     for (int i = 0; i < adapter->n_layer * BW_TARGETS; i++)
         adapter->fingerprint = bw_hash_join(adapter->fingerprint, bw_hash_bytes(&adapter->pairs[i].scaling, sizeof adapter->pairs[i].scaling));
     return BW_OK;
+}
+
+int bw_peft_fingerprint(bw_hash *out, const bw_spec *spec, const char *folder)
+{
+    reading reading = {.folder = folder, .spec = spec};
+    bw_map map = {0};
+    int status;
+    BW_GO(open_weights(&reading.files, folder));
+    BW_GO(read_config(&reading));
+    BW_GO(sort_tensors(&reading));
+    BW_GO(bw_map_open(&map, bw_tensors_path(reading.files)));
+    *out = bw_hash_bytes(map.data, map.size);
+    bw_map_close(&map);
+    for (int index = 0; index < spec->n_layer * BW_TARGETS; index++) {
+        double r, scaling = 0; /* of an absent pair */
+        if (reading.A[index])
+            BW_GO(read_scaling(&reading, index, &r, &scaling));
+        *out = bw_hash_join(*out, bw_hash_bytes(&scaling, sizeof scaling));
+    }
+done:
+    reading_free(&reading);
+    return status;
 }
 
 int bw_peft_load(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, const char *folder, int block)

@@ -55,6 +55,12 @@ static int load_set(const eval *e, bw_answer_set *set)
     return BW_OK;
 }
 
+static void name_sets(eval *e)
+{
+    e->sets[HARMFUL] = (bw_answer_set){.name = "harmful", .path = e->config->harmful};
+    e->sets[TASK] = (bw_answer_set){.name = "task", .path = e->config->task, .metric = e->config->metric};
+}
+
 static int check_inputs(eval *e)
 {
     const bw_config *config = e->config;
@@ -66,8 +72,7 @@ static int check_inputs(eval *e)
     BW_TRY(bw_template_find(config->template_name, &e->settings.which));
     for (int i = 0; i < config->adapter.count; ++i)
         BW_TRY(bw_peft_refuse_buffer(config->adapter.items[i], "--adapter", config->allow_buffer));
-    e->sets[HARMFUL] = (bw_answer_set){.name = "harmful", .path = config->harmful};
-    e->sets[TASK] = (bw_answer_set){.name = "task", .path = config->task, .metric = config->metric};
+    name_sets(e);
     for (int i = 0; i < SETS; ++i)
         BW_TRY(load_set(e, &e->sets[i]));
     BW_TRY(bw_source_open(&e->source, config->model));
@@ -103,17 +108,27 @@ static int open_store(eval *e)
 }
 
 /* Adapters are added in order and sums of floats depend on it, so their order is part of what an evaluation is. */
-static int describe(eval *e)
+static int describe(eval *e, const bw_hash *adapters, const bw_hash *sets)
 {
     bw_fact facts[BW_MAX_LIST + 3];
     int count = 0;
     facts[count++] = bw_fact_of("model", bw_source_fingerprint(e->source));
-    for (int i = 0; i < e->n_adapters; ++i)
-        facts[count++] = bw_fact_of("adapter", e->adapters[i]->fingerprint);
+    for (int i = 0; i < e->config->adapter.count; ++i)
+        facts[count++] = bw_fact_of("adapter", adapters[i]);
     for (int i = 0; i < SETS; ++i)
         if (e->sets[i].path)
-            facts[count++] = bw_fact_of(e->sets[i].name, e->sets[i].rows.fingerprint);
+            facts[count++] = bw_fact_of(e->sets[i].name, sets[i]);
     return bw_result_settings(e->config, BW_EVAL, facts, count, &e->description);
+}
+
+static int describe_loaded(eval *e)
+{
+    bw_hash adapters[BW_MAX_LIST], sets[SETS];
+    for (int i = 0; i < e->n_adapters; ++i)
+        adapters[i] = e->adapters[i]->fingerprint;
+    for (int i = 0; i < SETS; ++i)
+        sets[i] = e->sets[i].rows.fingerprint;
+    return describe(e, adapters, sets);
 }
 
 /* ---- the summary ---------------------------------------------------------------------------------------------------- */
@@ -251,14 +266,38 @@ static void eval_free(eval *e)
     bw_text_free(&e->description);
 }
 
+static bw_result place_of(const bw_config *config)
+{
+    return (bw_result){config->output, written, BW_EVAL, config->redo};
+}
+
+int bw_eval_compare(const bw_config *config, bw_source *source)
+{
+    eval e = {.config = config, .source = source};
+    bw_hash adapters[BW_MAX_LIST], sets[SETS] = {{0}};
+    bw_result place = place_of(config);
+    int status = BW_OK;
+    name_sets(&e);
+    for (int i = 0; i < config->adapter.count && status == BW_OK; ++i)
+        status = bw_peft_fingerprint(&adapters[i], bw_source_spec(source), config->adapter.items[i]);
+    for (int i = 0; i < SETS && status == BW_OK; ++i)
+        status = e.sets[i].path ? bw_rows_fingerprint(&sets[i], e.sets[i].path) : BW_OK;
+    if (status == BW_OK)
+        status = describe(&e, adapters, sets);
+    if (status == BW_OK)
+        status = bw_result_compare(&place, e.description.data);
+    bw_text_free(&e.description);
+    return status;
+}
+
 int bw_eval(const bw_grid *grid, const bw_config *config)
 {
-    eval e = {.grid = grid, .config = config, .place = {config->output, written}};
+    eval e = {.grid = grid, .config = config, .place = place_of(config)};
     bool finished = false;
     int status;
     BW_GO(bw_agree(grid, check_inputs(&e)));
     BW_GO(load_adapters(&e));
-    BW_GO(bw_agree(grid, describe(&e)));
+    BW_GO(bw_agree(grid, describe_loaded(&e)));
     BW_GO(bw_result_claim(grid, &e.place, e.description.data, strcmp(config->resume, "never") == 0, &finished));
     if (finished)
         bw_info("eval: %s is done", config->output);

@@ -26,6 +26,8 @@ int bw_dense_write(const bw_grid *grid, const bw_source *source, const bw_adapte
 typedef struct bw_result {
     const char *folder;
     const char *const *names; /* all that the command writes beside config.yaml; the first comes last, and where it is the result is finished */
+    bw_command command;
+    const char *redo; /* bw_config.redo */
 } bw_result;
 typedef struct bw_fact {
     const char *name;
@@ -35,9 +37,11 @@ bw_fact bw_fact_of(const char *name, bw_hash hash);
 /* config.yaml of an output: the facts as comment lines, then the resolved configuration. Local. */
 int bw_result_settings(const bw_config *config, bw_command command, const bw_fact *facts, int count, bw_text *out);
 /* Is it finished with the settings in `text`? If not, make it ours: what an interrupted job left goes, config.yaml is written. Of other settings, or
- * somebody else's: BW_CANTCREATE with the first difference, and nothing is touched. start_over (--resume never): a finished one is made again.
- * Rank 0 looks, all get the answer. Collective on world. */
+ * somebody else's: BW_CANTCREATE with the first difference, and nothing is touched. start_over (--resume never): it is made again, of whatever
+ * settings, unless it is another command's. Rank 0 looks, all get the answer. Collective on world. */
 int bw_result_claim(const bw_grid *grid, const bw_result *result, const char *text, bool start_over, bool *done);
+/* The settings in `text` against those there: BW_CANTCREATE with the first difference. Local. */
+int bw_result_compare(const bw_result *result, const char *text);
 /* Write one of its files. Rank 0. */
 int bw_result_write(const bw_result *result, const char *name, const bw_text *text, unsigned mode);
 /* ---- answers.c: one file of prompts, answered and judged ----------------------------------------------------------- */

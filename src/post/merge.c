@@ -13,7 +13,8 @@ typedef struct merge {
     bw_source *source;
     const bw_spec *spec;
     bw_adapter *user, *reinforce;
-    bw_merge_work *works; /* [layer * BW_TARGETS + target], filled once, when the first result is missing */
+    bw_hash user_print, reinforce_print; /* their fingerprints */
+    bw_merge_work *works;                /* [layer * BW_TARGETS + target], filled once, when the first result is missing */
     bool prepared;
     bw_merge_row *rows; /* of the result at hand */
     bw_numbers alphas;  /* one 0 where the method takes none */
@@ -49,6 +50,11 @@ static int find_method(const char *name, bw_merge_method *out)
     return bw_fail(BW_USAGE, "--method %s: must be qr, naive or user", name);
 }
 
+static bw_numbers alphas_of(const merge *m)
+{
+    return m->method == BW_MERGE_QR ? m->config->alpha : (bw_numbers){.items = {0}, .count = 1};
+}
+
 static int check_inputs(merge *m)
 {
     const bw_config *config = m->config;
@@ -57,10 +63,7 @@ static int check_inputs(merge *m)
         return bw_fail(BW_USAGE, "merge needs --model PATH, the base that the adapters belong to: their shapes are checked against it");
     if (m->method != BW_MERGE_USER && !config->reinforce)
         return bw_fail(BW_USAGE, "merge --method %s needs --reinforce DIR; --method user merges the UserLoRA alone", config->method);
-    if (m->method == BW_MERGE_QR)
-        m->alphas = config->alpha;
-    else
-        m->alphas = (bw_numbers){.items = {0}, .count = 1};
+    m->alphas = alphas_of(m);
     if (m->alphas.count < 1 || config->scale.count < 1)
         return bw_fail(BW_USAGE, "--alpha and --scale need at least one number");
     BW_TRY(bw_peft_refuse_buffer(config->user, "--user", config->allow_buffer));
@@ -90,10 +93,12 @@ static int open_inputs(merge *m)
     BW_TRY(bw_agree(m->grid, check_inputs(m)));
     int block = (int)m->config->block;
     BW_TRY(bw_peft_load(&m->user, m->grid, m->spec, m->config->user, block));
+    m->user_print = m->user->fingerprint;
     if (m->method == BW_MERGE_USER)
         return BW_OK;
     BW_TRY(bw_peft_load(&m->reinforce, m->grid, m->spec, m->config->reinforce, block));
     warn_of_roles(m);
+    m->reinforce_print = m->reinforce->fingerprint;
     return BW_OK;
 }
 
@@ -339,17 +344,17 @@ static int name_result(const merge *m, result *one)
     BW_TRY(bw_path(&one->folder, m->config->output, single(m) ? "" : name));
     while (one->folder.length > 1 && one->folder.data[one->folder.length - 1] == '/')
         one->folder.data[--one->folder.length] = '\0';
-    one->place = (bw_result){one->folder.data, written};
+    one->place = (bw_result){one->folder.data, written, BW_MERGE, m->config->redo};
     return BW_OK;
 }
 
 /* The settings of one result: the command's, with its own alpha and scale. */
 static int describe_result(const merge *m, result *one)
 {
-    bw_fact facts[3] = {bw_fact_of("model", bw_source_fingerprint(m->source)), bw_fact_of("user", m->user->fingerprint)};
+    bw_fact facts[3] = {bw_fact_of("model", bw_source_fingerprint(m->source)), bw_fact_of("user", m->user_print)};
     int count = 2;
-    if (m->reinforce)
-        facts[count++] = bw_fact_of("reinforce", m->reinforce->fingerprint);
+    if (m->method != BW_MERGE_USER)
+        facts[count++] = bw_fact_of("reinforce", m->reinforce_print);
     bw_config config;
     BW_TRY(bw_config_copy(&config, m->config));
     config.alpha = (bw_numbers){.items = {one->alpha}, .count = 1};
@@ -411,4 +416,32 @@ done:
     bw_adapter_free(&m.reinforce);
     bw_source_close(m.source);
     return status;
+}
+
+/* ---- is it of today? --------------------------------------------------------------------------------------------------- */
+static int compare_result(const merge *m, double alpha, double scale)
+{
+    result one = {.alpha = alpha, .scale = scale};
+    int status = name_result(m, &one);
+    if (status == BW_OK)
+        status = describe_result(m, &one);
+    if (status == BW_OK)
+        status = bw_result_compare(&one.place, one.settings.data);
+    bw_text_free(&one.folder);
+    bw_text_free(&one.settings);
+    return status;
+}
+
+int bw_merge_compare(const bw_config *config, bw_source *source)
+{
+    merge m = {.config = config, .source = source, .spec = bw_source_spec(source)};
+    BW_TRY(find_method(config->method, &m.method));
+    m.alphas = alphas_of(&m);
+    BW_TRY(bw_peft_fingerprint(&m.user_print, m.spec, config->user));
+    if (m.method != BW_MERGE_USER)
+        BW_TRY(bw_peft_fingerprint(&m.reinforce_print, m.spec, config->reinforce ? config->reinforce : ""));
+    for (int a = 0; a < m.alphas.count; ++a)
+        for (int s = 0; s < config->scale.count; ++s)
+            BW_TRY(compare_result(&m, m.alphas.items[a], config->scale.items[s]));
+    return BW_OK;
 }

@@ -72,13 +72,19 @@ static int add_figure(bw_text *out, double value)
 
 static int add_row(bw_text *out, const arm *a, int columns)
 {
+    const bw_config *gate = &a->stage->config;
     BW_TRY(add_padded(out, title(a->stage), columns));
     BW_TRY(add_figure(out, a->hs));
     BW_TRY(add_figure(out, a->hs_plus));
     BW_TRY(add_figure(out, a->refusals));
     BW_TRY(bw_text_addf(out, "  %5lld", (long long)a->n_harmful));
     BW_TRY(add_figure(out, a->fa));
-    return bw_text_addf(out, "  %5lld\n", (long long)a->n_task);
+    BW_TRY(bw_text_addf(out, "  %5lld", (long long)a->n_task));
+    if (a->hs > gate->max_hs)
+        BW_TRY(bw_text_addf(out, "  misses max-hs %g", gate->max_hs));
+    if (a->fa >= 0 && a->fa < gate->min_fa)
+        BW_TRY(bw_text_addf(out, "  misses min-fa %g", gate->min_fa));
+    return bw_text_addf(out, "\n");
 }
 
 int bw_report_arms(const bw_pipeline *pipeline, bw_text *out)

@@ -61,30 +61,40 @@ static const char *next_line(const char **cursor, size_t *length)
     return end;
 }
 
-static int compare(const char *folder, const char *old, const char *new)
+static int compare(const bw_result *result, const char *old, const char *new)
 {
     size_t n, m;
     do {
         const char *a = next_line(&old, &n), *b = next_line(&new, &m);
         if (n != m || memcmp(a, b, n) != 0)
             return bw_fail(BW_CANTCREATE,
-                           "%s: this folder holds results of other settings: '%.*s' there, '%.*s' now; name another --output, or remove the folder",
-                           folder, n ? (int)n : 7, n ? a : "nothing", m ? (int)m : 7, m ? b : "nothing");
+                           "%s: this folder holds results of other settings: '%.*s' there, '%.*s' now; name another --output, or %s to start over",
+                           result->folder, n ? (int)n : 7, n ? a : "nothing", m ? (int)m : 7, m ? b : "nothing", result->redo);
     } while (n > 0);
     return BW_OK;
 }
 
 /* ---- looking ------------------------------------------------------------------------------------------------------- */
-static int compare_with_file(const char *folder, const char *path, const char *text)
+static int compare_with_file(const bw_result *result, const char *path, const char *text)
 {
     bw_map map;
     bw_text old = {0};
     BW_TRY(bw_map_open(&map, path));
     int status = bw_text_add(&old, map.data, map.size);
     if (status == BW_OK)
-        status = compare(folder, old.length ? old.data : "", text);
+        status = compare(result, old.length ? old.data : "", text);
     bw_text_free(&old);
     bw_map_close(&map);
+    return status;
+}
+
+int bw_result_compare(const bw_result *result, const char *text)
+{
+    bw_text path = {0};
+    int status = bw_path(&path, result->folder, "config.yaml");
+    if (status == BW_OK)
+        status = compare_with_file(result, path.data, text);
+    bw_text_free(&path);
     return status;
 }
 
@@ -96,7 +106,7 @@ static int look(const bw_result *result, const char *text, bool start_over, bool
     BW_GO(bw_path(&settings, result->folder, "config.yaml"));
     BW_GO(bw_path(&last, result->folder, result->names[0]));
     if (bw_file_exists(settings.data))
-        BW_GO(compare_with_file(result->folder, settings.data, text));
+        BW_GO(start_over ? bw_config_made_by(result->folder, result->command) : compare_with_file(result, settings.data, text));
     *done = !start_over && bw_file_exists(last.data);
 done:
     bw_text_free(&settings);

@@ -360,9 +360,8 @@ static int check_fingerprints(transfer *t, bool *foreign)
         if (status == BW_OK && strcmp(value.data, mine) != 0) {
             *foreign = true;
             status =
-                bw_fail(BW_CANTCREATE,
-                        "%s: a checkpoint of another %s: fingerprint %s there, %s here; choose another --output, or --resume never to start over",
-                        t->path, what[i], value.data, mine);
+                bw_fail(BW_CANTCREATE, "%s: a checkpoint of another %s: fingerprint %s there, %s here; choose another --output, or %s to start over",
+                        t->path, what[i], value.data, mine, t->state->redo ? t->state->redo : "--resume never");
         }
         bw_text_free(&value);
         BW_TRY(status);

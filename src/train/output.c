@@ -1,5 +1,6 @@
 /* train/output.c - a stage's output folder. */
 #include "output.h"
+#include "breakwater/data.h"
 #include "breakwater/io.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -66,8 +67,8 @@ static int compare(const bw_output *output, const bw_config *here, const bw_conf
         bw_config_entry(there, BW_TRAIN, i, &same_name, &theirs);
         if (is_arithmetic(name) && strcmp(mine.data ? mine.data : "", theirs.data ? theirs.data : "") != 0)
             status = bw_fail(BW_CANTCREATE,
-                             "%s belongs to another run: its config.yaml has %s: %s, this run %s; choose another --output or remove the folder",
-                             output->folder, name, theirs.data ? theirs.data : "", mine.data ? mine.data : "");
+                             "%s belongs to another run: its config.yaml has %s: %s, this run %s; choose another --output, or %s to start over",
+                             output->folder, name, theirs.data ? theirs.data : "", mine.data ? mine.data : "", here->redo);
         bw_text_free(&mine);
         bw_text_free(&theirs);
     }
@@ -80,14 +81,14 @@ static int adopt_micro_batches(const bw_output *output, const bw_config *here, c
     if (there->micro_batches > 0 && here->micro_batches > 0 && there->micro_batches != here->micro_batches)
         return bw_fail(BW_CANTCREATE,
                        "%s: its config.yaml cuts a step into %lld micro-batches, --micro-batches says %lld; leave the option out to go on, or "
-                       "--resume never to start over",
-                       output->folder, (long long)there->micro_batches, (long long)here->micro_batches);
+                       "%s to start over",
+                       output->folder, (long long)there->micro_batches, (long long)here->micro_batches, here->redo);
     if (there->micro_batches > 0)
         *micro_batches = there->micro_batches;
     return BW_OK;
 }
 
-static int compare_settings(const bw_output *output, const bw_config *config, bool start_over, int64_t *micro_batches)
+static int compare_settings(const bw_output *output, const bw_config *config, int64_t *micro_batches)
 {
     bw_config there;
     bw_config_init(&there);
@@ -95,7 +96,7 @@ static int compare_settings(const bw_output *output, const bw_config *config, bo
     int status = bw_config_parse(&there, BW_TRAIN, 3, arguments);
     if (status == BW_OK)
         status = compare(output, config, &there);
-    if (status == BW_OK && !start_over)
+    if (status == BW_OK)
         status = adopt_micro_batches(output, config, &there, micro_batches);
     bw_config_free(&there);
     return status;
@@ -108,7 +109,7 @@ int bw_output_claim(const bw_output *output, const bw_config *config, int64_t *m
     BW_TRY(bw_folder_check(output->folder, written));
     bool start_over = strcmp(config->resume, "never") == 0, known = bw_file_exists(output->settings.data);
     if (known)
-        BW_TRY(compare_settings(output, config, start_over, micro_batches));
+        BW_TRY(start_over ? bw_config_made_by(output->folder, BW_TRAIN) : compare_settings(output, config, micro_batches));
     BW_TRY(bw_folder_sweep(output->folder, written));
     BW_TRY(bw_checkpoint_sweep(output->checkpoints.data, false));
     if (known && !start_over)
@@ -125,7 +126,7 @@ int bw_output_claim(const bw_output *output, const bw_config *config, int64_t *m
 
 /* ---- is it done? ------------------------------------------------------------------------------------------------------ */
 
-static int same_as(const bw_output *output, const bw_tensors *file, const char *key, bw_hash expected)
+static int same_as(const bw_output *output, const bw_config *config, const bw_tensors *file, const char *key, bw_hash expected)
 {
     char text[33];
     bw_hash_text(expected, text);
@@ -133,11 +134,11 @@ static int same_as(const bw_output *output, const bw_tensors *file, const char *
     if (found && strcmp(found, text) == 0)
         return BW_OK;
     return bw_fail(BW_CANTCREATE,
-                   "%s holds the finished adapter of another run (%s: %s there, %s here); choose another --output, or --resume never to replace it",
-                   output->folder, key, found ? found : "not recorded", text);
+                   "%s holds the finished adapter of another run (%s: %s there, %s here); choose another --output, or %s to replace it",
+                   output->folder, key, found ? found : "not recorded", text, config->redo);
 }
 
-int bw_output_finished(const bw_output *output, const bw_state *state, bool *finished)
+int bw_output_finished(const bw_output *output, const bw_config *config, const bw_state *state, bool *finished)
 {
     *finished = false;
     bw_text path = {0};
@@ -146,14 +147,49 @@ int bw_output_finished(const bw_output *output, const bw_state *state, bool *fin
     if (status != BW_OK || !bw_file_exists(path.data))
         goto done;
     BW_GO(bw_safetensors_open(&file, path.data));
-    BW_GO(same_as(output, file, "breakwater.model", state->model));
-    BW_GO(same_as(output, file, "breakwater.data", state->data));
-    BW_GO(same_as(output, file, "breakwater.buffer", state->buffer));
-    BW_GO(same_as(output, file, "breakwater.config", state->config));
+    BW_GO(same_as(output, config, file, "breakwater.model", state->model));
+    BW_GO(same_as(output, config, file, "breakwater.data", state->data));
+    BW_GO(same_as(output, config, file, "breakwater.buffer", state->buffer));
+    BW_GO(same_as(output, config, file, "breakwater.config", state->config));
     *finished = true;
 done:
     bw_tensors_close(file);
     bw_text_free(&path);
+    return status;
+}
+
+/* The fingerprints that a run of this configuration would have. */
+static int fingerprints(const bw_config *config, const bw_source *source, int32_t vocab, bw_state *state)
+{
+    const bw_spec *spec = bw_source_spec(source);
+    bw_template which;
+    *state = (bw_state){.model = bw_source_fingerprint(source), .config = bw_output_config_hash(config)};
+    BW_TRY(bw_template_find(config->template_name, &which));
+    BW_TRY(bw_dataset_fingerprint(&state->data, vocab, &config->data, which, config->max_length));
+    if (config->buffer)
+        BW_TRY(bw_peft_fingerprint(&state->buffer, spec, config->buffer));
+    if (config->init_adapter) {
+        bw_hash first;
+        BW_TRY(bw_peft_fingerprint(&first, spec, config->init_adapter));
+        state->config = bw_hash_join(state->config, first);
+    }
+    return BW_OK;
+}
+
+int bw_train_compare(const bw_config *config, const bw_source *source, int32_t vocab)
+{
+    bw_output output = {0};
+    bw_state state;
+    int64_t micro_batches = config->micro_batches;
+    bool finished;
+    int status = bw_output_create(&output, config->output);
+    if (status == BW_OK && bw_file_exists(output.settings.data))
+        status = compare_settings(&output, config, &micro_batches);
+    if (status == BW_OK)
+        status = fingerprints(config, source, vocab, &state);
+    if (status == BW_OK)
+        status = bw_output_finished(&output, config, &state, &finished);
+    bw_output_free(&output);
     return status;
 }
 

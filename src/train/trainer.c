@@ -215,7 +215,7 @@ static int claim_output(bw_trainer *t, bool *finished)
         if (status == BW_OK && never)
             status = bw_output_start_over(&t->output);
         else if (status == BW_OK)
-            status = bw_output_finished(&t->output, &t->state, &done);
+            status = bw_output_finished(&t->output, t->config, &t->state, &done);
         found.done = done;
     }
     BW_TRY(bw_agree(t->grid, status));
@@ -248,8 +248,8 @@ static int restore(bw_trainer *t)
     if (found && t->config->micro_batches > 0 && t->config->micro_batches != t->state.micro_batches)
         return bw_fail(BW_CANTCREATE,
                        "%s: its checkpoint cuts a step into %" PRId64 " micro-batches, --micro-batches says %" PRId64
-                       "; leave the option out to go on, or --resume never to start over",
-                       t->config->output, t->state.micro_batches, t->config->micro_batches);
+                       "; leave the option out to go on, or %s to start over",
+                       t->config->output, t->state.micro_batches, t->config->micro_batches, t->config->redo);
     t->plan.micro_batches = t->state.micro_batches;
     if (found)
         bw_info("resuming after step %" PRId64 " of %" PRId64, t->state.step, t->steps);
@@ -334,6 +334,7 @@ static int prepare(bw_trainer *t, bool *finished)
         status = load_data(t);
     BW_TRY(bw_agree(t->grid, status));
     plan_run(t);
+    t->state.redo = t->config->redo;
     t->state.model = bw_source_fingerprint(t->source);
     t->state.data = t->data.fingerprint;
     t->state.config = bw_output_config_hash(t->config);

@@ -41,6 +41,22 @@ grep -Eq '^sbatch .*--dependency=afterok:PROVIDER .*--array=1,2%16 .*/user.sbatc
 grep -Eq 'aftercorr:EVAL .*publish.sbatch' dry || fail "publishing does not wait for the evaluation: $(cat dry)"
 [ -z "$(squeue --noheader)" ] && [ ! -e service ] || fail "a dry run did something"
 
+note "without Slurm a dry run is the same, and a real one says so"
+SLURM_CONF=$work/nowhere bash "$jobs/pipeline.sh" service.yaml --dry-run --publish publish.sbatch --seed 3 >dry 2>err
+[ "$(grep -c '^sbatch ' dry)" -eq 6 ] && [ ! -s err ] || fail "a dry run needs the controller: $(cat err)"
+! SLURM_CONF=$work/nowhere bash "$jobs/pipeline.sh" service.yaml >dry 2>err || fail "submitted without a controller"
+grep -q '^pipeline.sh: squeue does not say what is in the queue: nothing more is submitted$' err && [ ! -s dry ] || fail "without a controller: $(cat err)"
+mkdir bare
+ln -s /usr/bin/* bare
+rm -f bare/squeue bare/sbatch
+PATH=$work/bare bash "$jobs/pipeline.sh" service.yaml --dry-run >dry 2>err
+[ "$(grep -c '^sbatch ' dry)" -eq 5 ] && [ ! -s err ] || fail "a dry run needs squeue: $(cat err)"
+! PATH=$work/bare bash "$jobs/pipeline.sh" service.yaml >dry 2>err || fail "submitted without sbatch"
+[ "$(wc -l <err)" -eq 1 ] && grep -q '^pipeline.sh: there is no sbatch here: .*--dry-run needs none' err || fail "without sbatch: $(cat err)"
+sed 's/others.jsonl/otters.jsonl/' service.yaml >wrong.yaml
+! bash "$jobs/pipeline.sh" wrong.yaml --dry-run >dry 2>err || fail "a missing input passes the dry run"
+grep -q 'wrong.yaml:[0-9]*: user-bolt: data: otters.jsonl: No such file' err && [ ! -s dry ] || fail "a missing input: $(cat err)"
+
 note "the provider, two customers, the report"
 bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >submitted
 bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >again
@@ -71,6 +87,29 @@ for _ in $(seq 50); do [ ! -e published-1 ] || [ -n "$(squeue --noheader)" ] || 
 note "again: nothing is left to do"
 bash "$jobs/pipeline.sh" service.yaml >again
 grep -q '^nothing to submit: everything is done' again && [ -z "$(squeue --noheader)" ] || fail "done twice: $(cat again)"
+
+bash "$jobs/pipeline.sh" service.yaml --output=service >again
+grep -q -- 'everything is done (.* run service.yaml --output=service --show report)' again || fail "the hint is of another folder: $(cat again)"
+
+note "a customer's new data is not done"
+cp others.jsonl kept.jsonl
+rows 19 | tac >others.jsonl
+bash "$jobs/pipeline.sh" service.yaml --dry-run >dry 2>err
+grep -q '^pipeline.sh: of other settings or inputs than now: user-bolt,merge-bolt,eval-bolt; remove' err || fail "nobody says what is stale: $(cat err)"
+[ "$(grep -c '^sbatch ' dry)" -eq 4 ] && grep -q -- '--array=2%16 .*/user.sbatch' dry || fail "not the jobs of customer 2: $(cat dry)"
+sbatch --wait --parsable --array=2 --time=10 "$jobs/user.sbatch" service.yaml >id && fail "a stale adapter was taken for done"
+grep -q 'user-bolt holds the finished adapter of another run' user-"$(cut -d';' -f1 id)"*.out || fail "the job does not say why"
+rm -r service/{user,merge,eval}-bolt
+mv refusals.jsonl hidden.jsonl # an input of the provider and of the evaluations: not this task's
+sbatch --wait --parsable --array=2 --time=10 "$jobs/user.sbatch" service.yaml >id || fail "a task fails for somebody else's input: $(cat user-"$(cut -d';' -f1 id)"*.out)"
+mv hidden.jsonl refusals.jsonl
+bash "$jobs/pipeline.sh" service.yaml >again
+await_state "$(sed -n 's/^report: job \([0-9]*\).*/\1/p' again)" COMPLETED
+bash "$jobs/pipeline.sh" service.yaml >again
+grep -q '^nothing to submit: everything is done' again || fail "new data is not done in the end: $(cat again)"
+cp kept.jsonl others.jsonl
+rm -r service/{user,merge,eval}-bolt
+run 1 run service.yaml --output service --only user-bolt,merge-bolt
 
 note "one machine without Slurm comes to the same bytes, and to the same gate"
 begin 2 run service.yaml --output alone

@@ -46,7 +46,9 @@ kill -TERM "$(ranks_of "$job" | tail -n 1)"
 end
 [ "$status" -eq 75 ] || fail "exit code $status after SIGTERM"
 run 1 "${train[@]}" --steps 4 --output tuned --resume never
-expect_fail 73 "another run" 1 "${train[@]}" --steps 5 --output busy --resume never
+expect_fail 73 "busy belongs to another run: .*or --resume never to start over" 1 "${train[@]}" --steps 5 --output busy
+run 1 "${train[@]}" --steps 5 --output busy --resume never
+grep -q "^steps: 5" busy/config.yaml && each_step_once busy 5 || fail "--resume never does not start over with other settings"
 [ -e busy/checkpoints/step-mine.h5 ] || fail "a file of somebody else's was deleted"
 
 note "no time left: eval and merge stop between two rounds, and go on"
@@ -139,10 +141,18 @@ mkdir theirs
 echo "by hand" >theirs/answers.jsonl
 expect_fail 73 "theirs/answers.jsonl: was not made" 2 "${eval[@]}" --output theirs --resume never
 grep -q "by hand" theirs/answers.jsonl || fail "answers of somebody else's are gone"
-expect_fail 73 "other settings" 2 "${eval[@]}" --output eval-whole --limit 3 --resume never
+expect_fail 73 "other settings.*or --resume never to start over" 2 "${eval[@]}" --output eval-whole --limit 3
 [ -s eval-whole/summary.json ] || fail "results of other settings are gone"
-expect_fail 73 "other settings" 2 "${eval[@]}" --output merge-whole --resume never
-[ -s merge-whole/model/model.safetensors ] || fail "a merge was deleted by an eval"
+for command in eval train; do
+  declare -n words=$command
+  expect_fail 73 "merge-whole: this folder holds results of another command" 2 "${words[@]}" --output merge-whole --resume never
+  [ -s merge-whole/model/model.safetensors ] && grep -q '^method: user' merge-whole/config.yaml || fail "a merge was touched by $command"
+done
+expect_fail 73 "tuned: this folder holds results of another command" 2 "${merge[@]}" --output tuned --resume never
+run 2 "${eval[@]}" --output eval-whole --limit 3 --resume never
+[ "$(wc -l <eval-whole/answers.jsonl)" -eq 3 ] || fail "--resume never does not start an eval over with other settings"
+run 2 "${merge[@]}" --output merge-whole --tau 1e-5 --resume never
+grep -q '^tau: 1e-05' merge-whole/config.yaml || fail "--resume never does not start a merge over with other settings"
 echo "remember" >eval-whole/notes.txt
 run 2 "${eval[@]}" --output eval-whole --resume never
 grep -q "remember" eval-whole/notes.txt || fail "a note beside the answers is gone"

@@ -56,7 +56,8 @@ static void stages_get_defaults_then_their_own_options(void **state)
     assert_string_equal(p.stages[2].label, "plain SFT, p = 0.1");
     assert_null(p.stages[0].label);
     assert_true(p.stages[0].command == BW_TRAIN && p.stages[2].command == BW_EVAL);
-    assert_true(p.stages[0].needs == 0 && p.stages[1].needs == 1 && p.stages[2].needs == 3);
+    assert_true(!bw_stage_needs(&p.stages[1], 1) && bw_stage_needs(&p.stages[1], 0) && bw_stage_needs(&p.stages[2], 0) &&
+                bw_stage_needs(&p.stages[2], 1));
     bw_pipeline_free(&p);
 }
 
@@ -128,20 +129,81 @@ static void what_is_wrong_is_named_by_line(void **state)
         assert_refused(cases[i][0], cases[i][1]);
 }
 
-static void there_are_at_most_64_stages(void **state)
+static void there_are_at_most_1024_stages(void **state)
 {
     (void)state;
-    for (int count = 64; count <= 65; count++) {
+    for (int count = BW_MAX_STAGES; count <= BW_MAX_STAGES + 1; count++) {
         bw_text yaml = {0};
         assert_int_equal(bw_text_addf(&yaml, "output: o\nmodel: m\nharmful: h\nstages:\n"), BW_OK);
         for (int i = 0; i < count; i++)
             assert_int_equal(bw_text_addf(&yaml, "  - {name: s%d, command: eval}\n", i), BW_OK);
         bw_pipeline p;
-        assert_int_equal(load(&p, yaml.data, 0, NULL), count == 64 ? BW_OK : BW_USAGE);
-        if (count == 64)
+        assert_int_equal(load(&p, yaml.data, 0, NULL), count == BW_MAX_STAGES ? BW_OK : BW_USAGE);
+        if (count == BW_MAX_STAGES)
             bw_pipeline_free(&p);
         bw_text_free(&yaml);
     }
+}
+
+static void to_start_a_stage_over_is_to_start_over_what_follows_from_it(void **state)
+{
+    (void)state;
+    bw_pipeline p;
+    assert_int_equal(load(&p, three_stages, 0, NULL), BW_OK);
+    assert_string_equal(p.stages[0].config.redo, "--only align,user,judge --resume never");
+    assert_string_equal(p.stages[1].config.redo, "--only user,judge --resume never");
+    assert_string_equal(p.stages[2].config.redo, "--only judge --resume never");
+    bw_pipeline_free(&p);
+    bw_config alone;
+    bw_config_init(&alone);
+    assert_string_equal(alone.redo, "--resume never");
+    bw_config_free(&alone);
+}
+
+static void how_to_start_over_stays_short_with_a_thousand_stages(void **state)
+{
+    (void)state;
+    bw_text yaml = {0};
+    bw_pipeline p;
+    assert_int_equal(bw_text_addf(&yaml, "output: o\nmodel: m\nharmful: h\nstages:\n  - {name: s0, command: train, stage: sft, data: d}\n"), BW_OK);
+    for (int i = 1; i < BW_MAX_STAGES; i++)
+        assert_int_equal(bw_text_addf(&yaml, "  - {name: s%d, command: eval, adapter: '@s0/adapter'}\n", i), BW_OK);
+    assert_int_equal(load(&p, yaml.data, 0, NULL), BW_OK);
+    assert_true(bw_stage_needs(&p.stages[BW_MAX_STAGES - 1], 0) && !bw_stage_needs(&p.stages[BW_MAX_STAGES - 1], 64));
+    assert_true(strlen(p.stages[0].redo) < 1000 && strstr(p.stages[0].redo, ",... --resume never"));
+    bw_pipeline_free(&p);
+    bw_text_free(&yaml);
+}
+
+static void assert_missing(const bw_pipeline *p, const bool *selected, const char *part)
+{
+    int status = bw_pipeline_check_inputs(p, selected);
+    if (status != BW_NOINPUT || !strstr(bw_error(), part))
+        fail_msg("status %d, '%s' is not in: %s", status, part, bw_error());
+    bw_error_clear();
+}
+
+static void an_input_that_is_missing_is_named_by_line_and_stage(void **state)
+{
+    (void)state;
+    static const char yaml[] = "output: out\n"
+                               "model: /dev/null\n"
+                               "stages:\n"
+                               "  - {name: a, command: train, stage: sft, data: [/dev/null]}\n"
+                               "  - name: b\n"
+                               "    command: eval\n"
+                               "    adapter: ['@a/adapter']\n"
+                               "    task: gone.jsonl\n";
+    static const char *const words[] = {"--model", "gone.gguf"};
+    const bool only_a[] = {true, false};
+    bw_pipeline p;
+    assert_int_equal(load(&p, yaml, 0, NULL), BW_OK);
+    assert_missing(&p, NULL, "pipeline.yaml:8: b: task: gone.jsonl: No such file or directory");
+    assert_int_equal(bw_pipeline_check_inputs(&p, only_a), BW_OK);
+    bw_pipeline_free(&p);
+    assert_int_equal(load(&p, yaml, 2, words), BW_OK);
+    assert_missing(&p, only_a, "a: --model: gone.gguf: No such file");
+    bw_pipeline_free(&p);
 }
 
 static void a_command_line_that_no_stage_takes_is_refused(void **state)
@@ -175,7 +237,10 @@ int main(void)
         cmocka_unit_test(the_command_line_wins_in_every_stage_that_takes_it),
         cmocka_unit_test(the_command_line_does_not_cut_the_flow_between_stages),
         cmocka_unit_test(what_is_wrong_is_named_by_line),
-        cmocka_unit_test(there_are_at_most_64_stages),
+        cmocka_unit_test(there_are_at_most_1024_stages),
+        cmocka_unit_test(to_start_a_stage_over_is_to_start_over_what_follows_from_it),
+        cmocka_unit_test(how_to_start_over_stays_short_with_a_thousand_stages),
+        cmocka_unit_test(an_input_that_is_missing_is_named_by_line_and_stage),
         cmocka_unit_test(a_command_line_that_no_stage_takes_is_refused),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
