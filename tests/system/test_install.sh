@@ -123,7 +123,7 @@ find_package(breakwater ${version%.*} REQUIRED)
 add_executable(consumer consumer.c)
 target_link_libraries(consumer PRIVATE breakwater::breakwater)
 END
-cmake -S consumer -B consumer/build -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_FLAGS="$flags" >out 2>err && cmake --build consumer/build >>out 2>>err ||
+cmake -G Ninja -S consumer -B consumer/build -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_FLAGS="$flags" >out 2>err && cmake --build consumer/build >>out 2>>err ||
   fail "does not build with find_package"
 check_consumer consumer/build/consumer
 

@@ -225,7 +225,10 @@ static void a_log_file_gets_the_first_and_the_last_progress_line(void **state)
 static void what_is_on_a_terminal(void (*work)(int descriptor), bool launched, char *text, size_t room)
 {
     int status, master = posix_openpt(O_RDWR | O_NOCTTY);
-    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0) {
+        print_message("no pseudo-terminals here (is devpts mounted?)\n");
+        skip();
+    }
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
