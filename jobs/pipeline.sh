@@ -50,15 +50,19 @@ for ((i = 0; i < ${#options[@]}; i++)); do
 done
 mark=$(printf '%s\n' "$(realpath "$config")" "$output" | cksum | cut -d' ' -f1) # names the jobs of this pipeline
 
-# queued NAME,... FORMAT: jobs of this pipeline that wait or run. A dry run needs no Slurm.
+# A dry run needs no Slurm: where none answers soon (the client alone would try for a minute, each time) the queue counts as empty.
+no_queue=''
+if [ -n "$dry_run" ] && ! timeout 10 squeue --noheader --me >/dev/null 2>&1; then
+  no_queue=yes
+  echo "pipeline.sh: no Slurm answers here: shown as if nothing were in the queue" >&2
+fi
+
+# queued NAME,... FORMAT: jobs of this pipeline that wait or run.
 queued() {
+  [ -z "$no_queue" ] || return 0
   local names=${1//,/-$mark,}-$mark found
-  if [ -n "$dry_run" ]; then
-    found=$(squeue --noheader --array --me --name="$names" --format="$2" 2>/dev/null) || return 0
-  else
-    found=$(squeue --noheader --array --me --name="$names" --format="$2") ||
-      { echo "pipeline.sh: squeue does not say what is in the queue: nothing more is submitted" >&2; return 69; }
-  fi
+  found=$(squeue --noheader --array --me --name="$names" --format="$2") ||
+    { echo "pipeline.sh: squeue does not say what is in the queue: nothing more is submitted" >&2; return 69; }
   sort -un <<<"$found"
 }
 

@@ -42,15 +42,18 @@ grep -Eq 'aftercorr:EVAL .*publish.sbatch' dry || fail "publishing does not wait
 [ -z "$(squeue --noheader)" ] && [ ! -e service ] || fail "a dry run did something"
 
 note "without Slurm a dry run is the same, and a real one says so"
-SLURM_CONF=$work/nowhere bash "$jobs/pipeline.sh" service.yaml --dry-run --publish publish.sbatch --seed 3 >dry 2>err
-[ "$(grep -c '^sbatch ' dry)" -eq 6 ] && [ ! -s err ] || fail "a dry run needs the controller: $(cat err)"
-! SLURM_CONF=$work/nowhere bash "$jobs/pipeline.sh" service.yaml >dry 2>err || fail "submitted without a controller"
-grep -q '^pipeline.sh: squeue does not say what is in the queue: nothing more is submitted$' err && [ ! -s dry ] || fail "without a controller: $(cat err)"
-mkdir bare
+mkdir silent bare # the client without a controller; no client
 ln -s /usr/bin/* bare
 rm -f bare/squeue bare/sbatch
-PATH=$work/bare bash "$jobs/pipeline.sh" service.yaml --dry-run >dry 2>err
-[ "$(grep -c '^sbatch ' dry)" -eq 5 ] && [ ! -s err ] || fail "a dry run needs squeue: $(cat err)"
+printf '#!/bin/sh\necho "squeue: error: no controller" >&2\nexit 1\n' >silent/squeue
+chmod +x silent/squeue
+for path in "$work/silent:$PATH" "$work/bare"; do
+  PATH=$path bash "$jobs/pipeline.sh" service.yaml --dry-run >dry 2>err
+  [ "$(grep -c '^sbatch ' dry)" -eq 5 ] && [ "$(cat err)" = "pipeline.sh: no Slurm answers here: shown as if nothing were in the queue" ] ||
+    fail "a dry run needs Slurm: $(cat err)"
+done
+! PATH=$work/silent:$PATH bash "$jobs/pipeline.sh" service.yaml >dry 2>err || fail "submitted without a controller"
+grep -q '^pipeline.sh: squeue does not say what is in the queue: nothing more is submitted$' err && [ ! -s dry ] || fail "without a controller: $(cat err)"
 ! PATH=$work/bare bash "$jobs/pipeline.sh" service.yaml >dry 2>err || fail "submitted without sbatch"
 [ "$(wc -l <err)" -eq 1 ] && grep -q '^pipeline.sh: there is no sbatch here: .*--dry-run needs none' err || fail "without sbatch: $(cat err)"
 sed 's/others.jsonl/otters.jsonl/' service.yaml >wrong.yaml
@@ -109,7 +112,7 @@ bash "$jobs/pipeline.sh" service.yaml >again
 grep -q '^nothing to submit: everything is done' again || fail "new data is not done in the end: $(cat again)"
 cp kept.jsonl others.jsonl
 rm -r service/{user,merge,eval}-bolt
-run 1 run service.yaml --output service --only user-bolt,merge-bolt
+run 2 run service.yaml --output service --only user-bolt,merge-bolt # the ranks of the jobs, which choose the micro-batches
 
 note "one machine without Slurm comes to the same bytes, and to the same gate"
 begin 2 run service.yaml --output alone
