@@ -5,6 +5,7 @@
 #include "breakwater/par.h"
 #include "cmd/commands.h"
 #include <string.h>
+#include <unistd.h>
 
 const bw_command_row bw_commands[] = {
     {"run", BW_RUN, "The whole job", NULL, bw_cmd_run, true, "FILE.yaml [--option value ...]",
@@ -144,8 +145,11 @@ static int run_without_mpi(const bw_command_row *command, const bw_config *confi
     int rank = bw_launched_rank();
     bw_log_rank(rank > 0 ? rank : 0);
     bw_log_quiet(config->quiet);
-    if (rank > 0)
+    if (rank > 0) {
+        if (read != BW_OK)
+            sleep(1); /* a launcher kills all at the first rank that fails: rank 0 speaks before */
         return read;
+    }
     if (read == BW_OK)
         read = command->run_pipeline ? command->run_pipeline(pipeline) : command->run(config);
     return report(read, rank);
@@ -163,9 +167,9 @@ static int dispatch(const bw_command_row *command, int argc, char **argv)
     bw_pipeline pipeline = {0};
     bw_config_init(&config);
     int status = read_command_line(command, &config, &pipeline, argc, argv);
-    bool alone = bw_launched_rank() < 0; /* then there is nobody to agree with on a command line that is wrong */
-    bool only_shows = strcmp(config.show, "none") != 0;
-    if (command->needs_mpi && !only_shows && (status == BW_OK || !alone))
+    /* A command line that is wrong is wrong on every rank, and a rank that is alone has nobody to agree with. */
+    bool all_know = status == BW_USAGE || bw_launched_rank() < 0, only_shows = strcmp(config.show, "none") != 0;
+    if (command->needs_mpi && !only_shows && (status == BW_OK || !all_know))
         status = run_with_mpi(command, &config, &pipeline, status, &argc, &argv);
     else
         status = run_without_mpi(command, &config, &pipeline, status);
