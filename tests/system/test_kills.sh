@@ -15,6 +15,7 @@ run 2 "${train[@]}" --output quiet
 folder=killed-1 folders=1 # a new one whenever a run comes to its end
 good=0                    # step of the newest checkpoint that is whole
 bad=''                    # the file that was damaged, as long as it is, and its checksum
+whole=''                  # the kill came after the adapter was there, and before the ranks had left
 damages=0 writing=0
 
 forget_repaired() { [ -z "$bad" ] || sha256sum --check --status <<<"$bad" 2>/dev/null || bad=''; }
@@ -55,16 +56,21 @@ for ((kill = 1; kill <= kills; kill++)); do
   sleep "0.$((RANDOM % 9))$((RANDOM % 10))"
   kill -9 $(ranks_of "$job") 2>/dev/null || true
   end
-  [ "$good" -eq 0 ] || grep -q "resuming after step $good of $steps" out || fail "kill $kill: it did not go on after step $good"
+  if [ -n "$whole" ]; then
+    grep -q "^stage sft is done" out || fail "kill $kill: the adapter was there, and the run did not say so"
+  elif [ "$good" -ne 0 ]; then
+    grep -q "resuming after step $good of $steps" out || fail "kill $kill: it did not go on after step $good"
+  fi
   if [ "$status" -eq 0 ]; then
     ends_like quiet $folder $steps "kill $kill came too late"
     rm -r $folder
     folders=$((folders + 1))
-    folder=killed-$folders good=0 bad=''
+    folder=killed-$folders good=0 bad='' whole=''
     continue
   fi
   look
-  [ $((RANDOM % 3)) -ne 0 ] || damage
+  [ ! -e $folder/adapter ] || whole=yes
+  [ $((RANDOM % 3)) -ne 0 ] || [ -n "$whole" ] || damage
 done
 run 3 "${train[@]}" --output $folder
 ends_like quiet $folder $steps "killed again and again"
