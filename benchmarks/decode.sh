@@ -5,27 +5,27 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -eq 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 64; }
-model=$(realpath "$1")
-mkdir -p "$2"
-out=$(realpath "$2")
 . "$here/lib.sh"
+take_folders "$1" "$2"
 prompts=${PROMPTS:-80} batch=${BATCH:-40} max_new=${MAX_NEW:-64}
 
 python=${BW_PYTHON:-$(python_of_the_peer)}
 make_rows
 folder=$(folder_of_the_peer)
 
-# ours RANKS THREADS: tokens/s, generated tokens.
+rate_in() { python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["tokens_per_s"], r["tokens"])' "$1"; } # tokens/s, generated tokens
+
+# ours RANKS THREADS, peer: what rate_in says.
 ours() {
   mpirun --oversubscribe --bind-to none -n "$1" "$program" eval --model "$model" --task "$out/rows.jsonl" --limit "$prompts" --metric exact \
     --template chatml --max-new "$max_new" --eval-batch "$batch" --threads "$2" --resume never --output "$out/decode-$1x$2" --quiet >&2
-  python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["tokens_per_s"], r["tokens"])' "$out/decode-$1x$2/summary.json"
+  rate_in "$out/decode-$1x$2/summary.json"
 }
 
 peer() {
   "$python" "$here/peer_generate.py" --model "$folder" --data "$out/rows.jsonl" --rows "$prompts" --batch "$batch" --max-new "$max_new" \
     --threads "$threads" 2>>"$out/peer.log" >"$out/peer-generate.json"
-  python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["tokens_per_s"], r["tokens"])' "$out/peer-generate.json"
+  rate_in "$out/peer-generate.json"
 }
 
 echo "round,program,ranks,threads,tokens_per_s,tokens" >"$out/decode.csv"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the comparisons with the peers share. Sourced by run.sh, decode.sh and merge.sh, which set $here, $model and $out.
+# What the comparisons with the peers share. Sourced by run.sh, decode.sh and merge.sh, which set $here.
 # Settings, from the environment:
 #   BW_PROGRAM   the program; otherwise it is built
 #   BW_PYTHON    a python that has torch, transformers and peft; otherwise a virtual environment is made in BW_BENCH_VENV
@@ -35,3 +35,10 @@ folder_of_the_peer() {
 }
 
 make_rows() { [ -e "$out/rows.jsonl" ] || python3 "$here/make_rows.py" --rows "${ROWS:-256}" ${DATA:+--data "$DATA"} >"$out/rows.jsonl"; }
+
+# take_folders MODEL OUTPUT: $model and $out, whole paths, and the output folder is there.
+take_folders() {
+  model=$(realpath "$1")
+  mkdir -p "$2"
+  out=$(realpath "$2")
+}

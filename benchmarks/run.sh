@@ -8,11 +8,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -eq 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 64; }
-model=$(realpath "$1")
-mkdir -p "$2"
-out=$(realpath "$2")
 rounds=${ROUNDS:-2} steps=${STEPS:-12} warm_up=${WARM_UP:-3}
 . "$here/lib.sh"
+take_folders "$1" "$2"
 
 # The peer's configurations: name, then options of peer_peft.py.
 peers=(

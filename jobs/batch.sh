@@ -33,17 +33,21 @@ if [ "${SLURM_JOB_END_TIME:-0}" -le "$(date +%s)" ]; then
   fi
 fi
 
-# stages_of WHOSE COMMAND [open|stale]: names, separated by commas, of the stages of `provider`, or of this task's customer (all customers where the
-# job is no array); COMMAND train, merge, eval, or any; open, stale: only those. An input that is missing is said after the list and does not count
-# here: it may be somebody else's, and of their own stages the ranks speak.
+# What becomes of the stages is $stages. An input that is missing is said after the list and does not count here: it may be somebody else's, and of
+# their own stages the ranks speak.
+look_at_stages() {
+  local failed=0
+  stages=$("$program" run "$config" --show stages "${options[@]}") || failed=$?
+  [ -n "$stages" ] || return "$failed"
+}
+
+# stages_of WHOSE COMMAND [open|stale]: names in $stages, separated by commas, of the stages of `provider`, or of this task's customer (all customers
+# where the job is no array); COMMAND train, merge, eval, or any; open, stale: only those.
 stages_of() {
-  local list failed=0
-  list=$("$program" run "$config" --show stages "${options[@]}") || failed=$?
-  [ -n "$list" ] || return "$failed"
   awk -v whose="$1" -v command="$2" -v state="${3:-}" -v task="${SLURM_ARRAY_TASK_ID:-}" '
     NR > 1 && (whose == "provider" ? $1 == 0 : $1 > 0 && (task == "" || $1 == task)) && (command == "any" || $2 == command) && (state == "" || $4 == state) {
       printf "%s%s", found++ ? "," : "", $3
-    }' <<<"$list"
+    }' <<<"$stages"
 }
 
 # ---- ranks and signals ------------------------------------------------------------------------------------------------
@@ -107,10 +111,12 @@ leave() {
 # for a job that has just been requeued; so the stages have the last word.
 run_stages() {
   local names open stale
+  look_at_stages
   names=$(stages_of "$1" "$2")
   [ -n "$names" ] || { say "nothing to do: no stage of $1 is a $2"; exit 0; }
   run_ranks run "$config" --only "$names" "${options[@]}"
   if [ "$code" -eq 0 ]; then
+    look_at_stages
     open=$(stages_of "$1" "$2" open)
     [ -z "$open" ] || { say "$launcher reports no failure, but $open is not done"; code=75; }
     stale=$(stages_of "$1" "$2" stale)

@@ -138,6 +138,7 @@ typedef struct bw_hash { /* XXH3-128 */
 } bw_hash;
 bw_hash bw_hash_bytes(const void *bytes, size_t length);
 bw_hash bw_hash_join(bw_hash a, bw_hash b); /* order matters */
+int bw_hash_file(bw_hash *hash, const char *path); /* of a file's bytes; BW_NOINPUT and its like */
 void bw_hash_text(bw_hash hash, char text[33]);
 
 /* ---- clock: where the time went --------------------------------------------------------------------------------*/

@@ -70,7 +70,6 @@ typedef struct bw_rows {
  * left out, counted and named in a warning, and only a file without one usable row fails. Local. */
 int bw_rows_load(bw_rows *rows, const char *path, bool need_output, bool drop);
 void bw_rows_free(bw_rows *rows);
-int bw_rows_fingerprint(bw_hash *out, const char *path); /* what bw_rows_load would give, without reading rows. Local */
 /* The prompt of a row, earlier turns included; `path` is for the message when the template has no place for them. */
 int bw_row_prompt(const bw_row *row, bw_template which, const char *path, bw_text *out);
 typedef struct bw_data_file {

@@ -120,6 +120,15 @@ void bw_map_close(bw_map *map)
     *map = (bw_map){0};
 }
 
+int bw_hash_file(bw_hash *hash, const char *path)
+{
+    bw_map map;
+    BW_TRY(bw_map_open(&map, path));
+    *hash = bw_hash_bytes(map.data, map.size);
+    bw_map_close(&map);
+    return BW_OK;
+}
+
 /* ---- writing ------------------------------------------------------------------------------------------------------*/
 
 static int sync_path(const char *path)

@@ -155,7 +155,7 @@ int bw_dataset_fingerprint(bw_hash *out, int32_t vocab, const bw_list *paths, bw
     *out = fingerprint_settings(which, max_length, vocab);
     for (int i = 0; i < paths->count; i++) {
         bw_hash file;
-        BW_TRY(bw_rows_fingerprint(&file, paths->items[i]));
+        BW_TRY(bw_hash_file(&file, paths->items[i]));
         *out = bw_hash_join(*out, file);
     }
     return BW_OK;

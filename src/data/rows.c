@@ -300,15 +300,6 @@ int bw_rows_load(bw_rows *rows, const char *path, bool need_output, bool drop)
     return status;
 }
 
-int bw_rows_fingerprint(bw_hash *out, const char *path)
-{
-    bw_map map;
-    BW_TRY(bw_map_open(&map, path));
-    *out = bw_hash_bytes(map.data, map.size);
-    bw_map_close(&map);
-    return BW_OK;
-}
-
 void bw_rows_free(bw_rows *rows)
 {
     for (int64_t i = 0; i < rows->count; i++)

@@ -395,40 +395,34 @@ static int load_local(bw_adapter **out, const bw_grid *grid, reading *reading, i
     return read_role(reading->files, adapter->role);
 }
 
+static void join_scaling(bw_hash *hash, double scaling)
+{
+    *hash = bw_hash_join(*hash, bw_hash_bytes(&scaling, sizeof scaling));
+}
+
 /* Of the file's bytes and of the scalings, which the other file decides. One rank reads the whole file for all. */
 static int fingerprint(const reading *reading, const bw_grid *grid, bw_adapter *adapter)
 {
-    bw_map map = {0};
-    int status = BW_OK;
-    if (grid->rank == 0) {
-        status = bw_map_open(&map, bw_tensors_path(reading->files));
-        if (status == BW_OK)
-            adapter->fingerprint = bw_hash_bytes(map.data, map.size);
-        bw_map_close(&map);
-    }
-    BW_TRY(bw_agree(grid, status));
+    BW_TRY(bw_agree(grid, grid->rank == 0 ? bw_hash_file(&adapter->fingerprint, bw_tensors_path(reading->files)) : BW_OK));
     BW_TRY(bw_broadcast(grid, &adapter->fingerprint, sizeof adapter->fingerprint));
     for (int i = 0; i < adapter->n_layer * BW_TARGETS; i++)
-        adapter->fingerprint = bw_hash_join(adapter->fingerprint, bw_hash_bytes(&adapter->pairs[i].scaling, sizeof adapter->pairs[i].scaling));
+        join_scaling(&adapter->fingerprint, adapter->pairs[i].scaling);
     return BW_OK;
 }
 
 int bw_peft_fingerprint(bw_hash *out, const bw_spec *spec, const char *folder)
 {
     reading reading = {.folder = folder, .spec = spec};
-    bw_map map = {0};
     int status;
     BW_GO(open_weights(&reading.files, folder));
     BW_GO(read_config(&reading));
     BW_GO(sort_tensors(&reading));
-    BW_GO(bw_map_open(&map, bw_tensors_path(reading.files)));
-    *out = bw_hash_bytes(map.data, map.size);
-    bw_map_close(&map);
+    BW_GO(bw_hash_file(out, bw_tensors_path(reading.files)));
     for (int index = 0; index < spec->n_layer * BW_TARGETS; index++) {
         double r, scaling = 0; /* of an absent pair */
         if (reading.A[index])
             BW_GO(read_scaling(&reading, index, &r, &scaling));
-        *out = bw_hash_join(*out, bw_hash_bytes(&scaling, sizeof scaling));
+        join_scaling(out, scaling);
     }
 done:
     reading_free(&reading);

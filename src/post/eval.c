@@ -281,7 +281,7 @@ int bw_eval_compare(const bw_config *config, bw_source *source)
     for (int i = 0; i < config->adapter.count && status == BW_OK; ++i)
         status = bw_peft_fingerprint(&adapters[i], bw_source_spec(source), config->adapter.items[i]);
     for (int i = 0; i < SETS && status == BW_OK; ++i)
-        status = e.sets[i].path ? bw_rows_fingerprint(&sets[i], e.sets[i].path) : BW_OK;
+        status = e.sets[i].path ? bw_hash_file(&sets[i], e.sets[i].path) : BW_OK;
     if (status == BW_OK)
         status = describe(&e, adapters, sets);
     if (status == BW_OK)

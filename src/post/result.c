@@ -75,25 +75,18 @@ static int compare(const bw_result *result, const char *old, const char *new)
 }
 
 /* ---- looking ------------------------------------------------------------------------------------------------------- */
-static int compare_with_file(const bw_result *result, const char *path, const char *text)
-{
-    bw_map map;
-    bw_text old = {0};
-    BW_TRY(bw_map_open(&map, path));
-    int status = bw_text_add(&old, map.data, map.size);
-    if (status == BW_OK)
-        status = compare(result, old.length ? old.data : "", text);
-    bw_text_free(&old);
-    bw_map_close(&map);
-    return status;
-}
-
 int bw_result_compare(const bw_result *result, const char *text)
 {
-    bw_text path = {0};
-    int status = bw_path(&path, result->folder, "config.yaml");
-    if (status == BW_OK)
-        status = compare_with_file(result, path.data, text);
+    bw_text path = {0}, old = {0};
+    bw_map map = {0};
+    int status;
+    BW_GO(bw_path(&path, result->folder, "config.yaml"));
+    BW_GO(bw_map_open(&map, path.data));
+    BW_GO(bw_text_add(&old, map.data, map.size));
+    status = compare(result, old.length ? old.data : "", text);
+done:
+    bw_map_close(&map);
+    bw_text_free(&old);
     bw_text_free(&path);
     return status;
 }
@@ -106,7 +99,7 @@ static int look(const bw_result *result, const char *text, bool start_over, bool
     BW_GO(bw_path(&settings, result->folder, "config.yaml"));
     BW_GO(bw_path(&last, result->folder, result->names[0]));
     if (bw_file_exists(settings.data))
-        BW_GO(start_over ? bw_config_made_by(result->folder, result->command) : compare_with_file(result, settings.data, text));
+        BW_GO(start_over ? bw_config_made_by(result->folder, result->command) : bw_result_compare(result, text));
     *done = !start_over && bw_file_exists(last.data);
 done:
     bw_text_free(&settings);

@@ -4,8 +4,8 @@
 #include "breakwater/num.h"
 #include "step.h"
 #include <inttypes.h>
-#include <omp.h>
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 /* ---- what each stage takes ------------------------------------------------------------------------------------------- */
