@@ -71,10 +71,14 @@ static const bw_command_row *find_command(const char *name)
 
 static int print_version(void)
 {
-    BW_TRY(bw_gemm_start("fp32", 1)); /* chooses the kernel set that a run on this machine would use */
+    char bf16[256];
+    BW_TRY(bw_gemm_start("bf16", 1)); /* what a run on this machine would use */
+    snprintf(bf16, sizeof bf16, "%s", bw_gemm_describe());
+    BW_TRY(bw_gemm_start("fp32", 1));
     printf("breakwater %s (commit %s)\n", BW_VERSION, BW_COMMIT);
     const char *const rows[][2] = {{"compiler", BW_COMPILER}, {"MPI", bw_par_version()},  {"ScaLAPACK", bw_scalapack_version()},
-                                   {"HDF5", bw_h5_version()}, {"BLAS", bw_blas_loaded()}, {"matrix products", bw_gemm_describe()}};
+                                   {"HDF5", bw_h5_version()}, {"BLAS", bw_blas_loaded()}, {"matrix products", bw_gemm_describe()},
+                                   {"  in bf16", bf16}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         printf("%-16s %s\n", rows[i][0], rows[i][1]);
     return BW_OK;

@@ -7,14 +7,27 @@
 #include <stdint.h>
 
 /* ---- gemm: the one seam; a backend is a row of a table in num/gemm.c -------------------------------------------- */
-/* Choose the backend and kernel set for this CPU. Call once, before any other BLIS or ScaLAPACK call (sets
- * BLIS_ARCH_TYPE from CPUID unless the user set it). threads: of this rank. */
+/* Choose the backend and kernel set for this CPU. Call before any other BLIS or ScaLAPACK call (the first sets BLIS_ARCH_TYPE from CPUID
+ * unless the user set it), and again to change over: what was packed before is void then. threads: of this rank.
+ * "fp32"; "bf16": operands rounded to bf16, products and sums in fp32; "auto": the fastest that this CPU and build have. Local. */
 int bw_gemm_start(const char *precision, int threads);
-const char *bw_gemm_describe(void); /* e.g. "BLIS 0.9.0, kernels skx, 2 threads" */
+/* Ranks must take the same backend: the largest place that any of them has. BW_SYSTEM where this rank cannot. Local. */
+int bw_gemm_place(void);
+int bw_gemm_start_at(int place, int threads);
+const char *bw_gemm_precision(void); /* of the backend that was chosen: "fp32" or "bf16" */
+const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels skx, 2 threads", and what would have been better and why it is not here */
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
  * beta == 0 writes C without reading it. m, n or k may be 0. */
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
              float beta, float *c, int64_t ldc);
+/* A frozen weight W[rows, cols] is prepared once, in the form that its products like. With fp32 that is the dense matrix itself, which may be
+ * filled in place (bw_weight_is_dense); else it is packed from one. Starts on a cache line. Local; packing runs on all threads. */
+bool bw_weight_is_dense(void);
+const char *bw_weight_type(void); /* "f32" or "bf16" */
+int64_t bw_weight_bytes(int64_t rows, int64_t cols);
+void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols);
+/* C[m,n] = A[m,k] op(W) + beta * C with W prepared, all dense: a layer's forward product with W^T (W is n x k), or dX with W (k x n). */
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c);
 double bw_gemm_flops(void); /* of all calls so far */
 /* Multiply-adds in registers on every thread, as fast as this CPU does them; returns how many flops that was. *result: 24 per thread. */
 double bw_fma_burst(int64_t rounds, float *result);

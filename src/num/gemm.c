@@ -1,42 +1,142 @@
 /* The GEMM seam: which backend serves a precision, and how much was multiplied. */
+#include "num/gemm.h"
 #include "breakwater/base.h"
 #include "breakwater/num.h"
-#include "num/gemm.h"
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
-static const bw_gemm_backend *const backends[] = {&bw_gemm_blis};
+/* Best first: the first that this CPU and build have is taken, of all or of those with the precision that is asked for. BLIS is always there. */
+static const bw_gemm_backend *const backends[] = {&bw_gemm_onednn, &bw_gemm_blis, &bw_gemm_bf16};
 enum { BACKENDS = sizeof backends / sizeof backends[0] };
+enum { LINE = 64 };
 
 static const bw_gemm_backend *chosen = &bw_gemm_blis; /* fp32 until bw_gemm_start says otherwise */
+static char description[512];
 static _Atomic int64_t flops;
+
+/* ---- choice ------------------------------------------------------------------------------------------------------- */
+
+static bool serves(const bw_gemm_backend *backend, const char *precision)
+{
+    return strcmp(precision, "auto") == 0 || strcmp(precision, backend->precision) == 0;
+}
+
+static int start(int place, const char *why_not, int threads)
+{
+    chosen = backends[place];
+    BW_TRY(chosen->start(threads));
+    snprintf(description, sizeof description, "%s%s", chosen->describe(), why_not);
+    return BW_OK;
+}
 
 int bw_gemm_start(const char *precision, int threads)
 {
+    char why_not[256] = "";
+    int status = bw_fail(BW_USAGE, "precision '%s' is not known here: use fp32, bf16 or auto", precision);
+    for (int i = 0; i < BACKENDS; i++) {
+        if (!serves(backends[i], precision))
+            continue;
+        bw_error_clear();
+        const char *missing = backends[i]->missing();
+        if (!missing && (status = start(i, why_not, threads)) == BW_OK)
+            return BW_OK;
+        snprintf(why_not, sizeof why_not, "; not %s: %s", backends[i]->name, missing ? missing : bw_error());
+    }
+    return status;
+}
+
+int bw_gemm_place(void)
+{
     for (int i = 0; i < BACKENDS; i++)
-        if (strcmp(backends[i]->precision, precision) == 0) {
-            chosen = backends[i];
-            return chosen->start(threads);
-        }
-    return bw_fail(BW_USAGE, "precision '%s' is not known here: use fp32", precision);
+        if (backends[i] == chosen)
+            return i;
+    return BACKENDS;
+}
+
+int bw_gemm_start_at(int place, int threads)
+{
+    BW_ASSERT(place >= 0 && place < BACKENDS);
+    const char *missing = backends[place]->missing();
+    if (missing)
+        return bw_fail(BW_SYSTEM, "other ranks multiply with %s, and here it is not to be had: %s", backends[place]->name, missing);
+    return start(place, "; another rank has no better one", threads);
+}
+
+const char *bw_gemm_precision(void)
+{
+    return chosen->precision;
 }
 
 const char *bw_gemm_describe(void)
 {
-    return chosen->describe();
+    return description;
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------------ */
+
+static void multiply(const bw_gemm_call *call)
+{
+    if (call->m <= 0 || call->n <= 0)
+        return;
+    chosen->multiply(call);
+    atomic_fetch_add_explicit(&flops, 2 * call->m * call->n * call->k, memory_order_relaxed);
 }
 
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
              float beta, float *c, int64_t ldc)
 {
-    bw_gemm_call call = {m, n, k, alpha, beta, a, b, c, lda, ldb, ldc, trans_a, trans_b};
-    if (m <= 0 || n <= 0)
-        return;
-    chosen->multiply(&call);
-    atomic_fetch_add_explicit(&flops, 2 * m * n * k, memory_order_relaxed);
+    multiply(&(bw_gemm_call){.m = m,
+                             .n = n,
+                             .k = k,
+                             .alpha = alpha,
+                             .beta = beta,
+                             .a = a,
+                             .b = b,
+                             .c = c,
+                             .lda = lda,
+                             .ldb = ldb,
+                             .ldc = ldc,
+                             .trans_a = trans_a,
+                             .trans_b = trans_b});
 }
 
 double bw_gemm_flops(void)
 {
     return (double)atomic_load_explicit(&flops, memory_order_relaxed);
+}
+
+/* ---- frozen weights ------------------------------------------------------------------------------------------------- */
+
+bool bw_weight_is_dense(void)
+{
+    return !chosen->pack;
+}
+
+const char *bw_weight_type(void)
+{
+    return chosen->weight_type;
+}
+
+int64_t bw_weight_bytes(int64_t rows, int64_t cols)
+{
+    const int64_t bytes = chosen->pack ? chosen->weight_bytes(rows, cols) : rows * cols * (int64_t)sizeof(float);
+    return (bytes + LINE - 1) / LINE * LINE;
+}
+
+void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols)
+{
+    if (chosen->pack)
+        chosen->pack(weight, dense, rows, cols);
+    else
+        memcpy(weight, dense, (size_t)(rows * cols) * sizeof *dense);
+}
+
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c)
+{
+    bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a, .lda = k, .c = c, .ldc = n, .trans_b = trans};
+    call.b = chosen->pack ? NULL : weight;
+    call.weight = chosen->pack ? weight : NULL;
+    call.ldb = trans ? k : n;
+    multiply(&call);
 }

@@ -8,19 +8,29 @@ typedef struct bw_gemm_call {
     int64_t m, n, k;
     float alpha, beta;
     const float *a, *b;
+    const void *weight; /* packed, instead of b; a and c are dense then, and alpha is 1 */
     float *c;
     int64_t lda, ldb, ldc;
     bool trans_a, trans_b;
 } bw_gemm_call;
 
 typedef struct bw_gemm_backend {
-    const char *precision;     /* the value of --precision that asks for it */
-    int (*start)(int threads); /* once, before the first multiply */
+    const char *precision;        /* the value of --precision that asks for it */
+    const char *name;             /* for a message that says why it is not taken */
+    const char *weight_type;      /* in which it holds frozen weights */
+    const char *(*missing)(void); /* NULL: this build and this CPU have it; else what is missing */
+    int (*start)(int threads);    /* before the first multiply, and to change the number of threads */
     const char *(*describe)(void);
     void (*multiply)(const bw_gemm_call *call);
+    /* NULL, both: a frozen weight stays the dense matrix. */
+    int64_t (*weight_bytes)(int64_t rows, int64_t cols);
+    void (*pack)(void *weight, const float *dense, int64_t rows, int64_t cols);
 } bw_gemm_backend;
 
-extern const bw_gemm_backend bw_gemm_blis;
+extern const bw_gemm_backend bw_gemm_onednn;     /* bf16, where the CPU multiplies it */
+extern const bw_gemm_backend bw_gemm_blis;       /* fp32 */
+extern const bw_gemm_backend bw_gemm_bf16;       /* bf16 operands anywhere, on BLIS */
+extern const bw_gemm_backend bw_gemm_onednn_f32; /* the same code as bw_gemm_onednn with operands of fp32: for its test */
 
 /* Few rows of a times b^T: for fp32 backends whose packing does not pay there. */
 bool bw_gemm_is_thin(const bw_gemm_call *call);

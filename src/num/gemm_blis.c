@@ -76,4 +76,10 @@ static void multiply(const bw_gemm_call *call)
                  b_column, &beta, call->c, call->ldc, 1, NULL, &runtime);
 }
 
-const bw_gemm_backend bw_gemm_blis = {"fp32", start, describe, multiply};
+static const char *missing(void)
+{
+    return NULL;
+}
+
+const bw_gemm_backend bw_gemm_blis = {
+    .precision = "fp32", .name = "BLIS", .weight_type = "f32", .missing = missing, .start = start, .describe = describe, .multiply = multiply};

@@ -1,0 +1,237 @@
+/* Every backend behind the GEMM seam, by itself: against plain sums in double of the operands as it rounds them, for all transposes, odd sizes,
+ * leading dimensions and factors; packed weights; and what --precision takes on this CPU. A backend that this CPU lacks says so. */
+#include "num/gemm.h"
+#include "base/half.h"
+#include "num_test.h"
+
+/* ---- a product in double --------------------------------------------------------------------------------------------- */
+typedef struct problem {
+    bool trans_a, trans_b;
+    int64_t m, n, k;
+    float alpha, beta;
+} problem;
+
+static int64_t size_of(bool trans, int64_t rows, int64_t cols, int64_t gap, int64_t *ld)
+{
+    *ld = (trans ? rows : cols) + gap;
+    return *ld * (trans ? cols : rows) + 1;
+}
+
+/* The sum over k for entry (i, j), and the sum of its terms' sizes. */
+static double sum_of(const problem *p, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t i, int64_t j, double *size)
+{
+    const float *row = a + (p->trans_a ? i : i * lda), *column = b + (p->trans_b ? j * ldb : j);
+    const int64_t a_step = p->trans_a ? lda : 1, b_step = p->trans_b ? 1 : ldb;
+    double sum = 0;
+    *size = 0;
+    for (int64_t l = 0; l < p->k; l++) {
+        const double term = (double)row[l * a_step] * (double)column[l * b_step];
+        sum += term;
+        *size += fabs(term);
+    }
+    return sum;
+}
+
+static float *rounded_floats(int64_t n, uint32_t name, bool half)
+{
+    float *x = random_floats(n, name);
+    for (int64_t i = 0; half && i < n; i++)
+        x[i] = bw_from_bf16(bw_to_bf16(x[i]));
+    return x;
+}
+
+/* Against operands rounded as the backend rounds them: k + 3 roundings of fp32, each at most eps/2 of a partial sum, which the sum of the terms'
+ * sizes bounds. Against the operands as they were: rounding to 8 bits changes each by 2^-8 of itself at most, so a term by 2^-7 and a little. */
+static void check_entry(const problem *p, float got, double before, double rounded, double plain, double size, bool half, int64_t at)
+{
+    const double old = (double)p->beta * before, alpha = (double)p->alpha;
+    const double bound = (double)(p->k + 3) * FLT_EPSILON / 2 * (fabs(alpha) * size * 1.01 + fabs(old)) + FLT_MIN;
+    close_to((double)got, alpha * rounded + old, bound, "c", at);
+    if (half)
+        close_to((double)got, alpha * plain + old, bound + 0x1.01p-7 * fabs(alpha) * size, "c", at);
+}
+
+/* Row-major rows x cols in `packed`, or as they are. */
+static void check(const bw_gemm_backend *backend, const problem *p, bool packed)
+{
+    const bool half = strcmp(backend->precision, "bf16") == 0;
+    int64_t lda, ldb, ldc = p->n + (packed ? 0 : 2);
+    const int64_t a_size = size_of(p->trans_a, p->m, p->k, packed ? 0 : 3, &lda), b_size = size_of(p->trans_b, p->k, p->n, packed ? 0 : 3, &ldb);
+    float *a = random_floats(a_size, 1), *b = random_floats(b_size, 2), *a_rounded = rounded_floats(a_size, 1, half),
+          *b_rounded = rounded_floats(b_size, 2, half);
+    float *c = random_floats(ldc * (p->m + 1), 3), *before = random_floats(ldc * (p->m + 1), 3);
+    const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
+    bw_gemm_call call = {p->m, p->n, p->k, p->alpha, p->beta, a, b, NULL, c, lda, ldb, ldc, p->trans_a, p->trans_b};
+    void *weight = NULL;
+    for (int64_t i = 0; p->beta == 0.0f && i < p->m; i++)
+        for (int64_t j = 0; j < p->n; j++)
+            c[i * ldc + j] = NAN; /* beta 0 does not read c */
+    if (packed) {
+        call.weight = weight = bw_calloc(backend->weight_bytes(rows, cols), 1, "test");
+        assert_non_null(weight);
+        backend->pack(weight, b, rows, cols);
+        call.b = NULL;
+    }
+    backend->multiply(&call);
+    for (int64_t i = 0; i < p->m + 1; i++)
+        for (int64_t j = 0; j < ldc; j++) {
+            double size;
+            if (i >= p->m || j >= p->n) {
+                assert_true(c[i * ldc + j] == before[i * ldc + j]); /* the gap is left alone */
+                continue;
+            }
+            const double rounded = sum_of(p, a_rounded, lda, b_rounded, ldb, i, j, &size), plain = half ? sum_of(p, a, lda, b, ldb, i, j, &size) : 0;
+            check_entry(p, c[i * ldc + j], (double)before[i * ldc + j], rounded, plain, size, half, i * ldc + j);
+        }
+    bw_free(weight), bw_free(a), bw_free(b), bw_free(c), bw_free(before), bw_free(a_rounded), bw_free(b_rounded);
+}
+
+/* ---- backends -------------------------------------------------------------------------------------------------------- */
+
+static bool starts(const bw_gemm_backend *backend, int threads)
+{
+    const char *missing = backend->missing();
+    if (missing) {
+        printf("skipped: %s in %s: %s\n", backend->name, backend->precision, missing);
+        return false;
+    }
+    bw_error_clear();
+    if (backend->start(threads) != BW_OK)
+        fail_msg("%s does not start: %s", backend->name, bw_error());
+    printf("%s\n", backend->describe());
+    return true;
+}
+
+static const bw_gemm_backend *const all[] = {&bw_gemm_blis, &bw_gemm_bf16, &bw_gemm_onednn_f32, &bw_gemm_onednn};
+static const int64_t sizes[][3] = {{1, 1, 1},     {1, 7, 13},     {5, 3, 2},     {2, 33, 64},   {16, 16, 16},  {17, 65, 31},
+                                   {64, 48, 100}, {13, 130, 301}, {70, 5, 600},  {3, 200, 100}, {7, 130, 300}, {33, 97, 64},
+                                   {32, 257, 33}, {100, 100, 32}, {48, 32, 258}, {260, 40, 70}};
+static const float factors[][2] = {{1, 0}, {1, 1}, {0.5f, 0}, {-2, 0.75f}};
+
+static void multiply_right_for_all_transposes_and_odd_sizes(void **state)
+{
+    (void)state;
+    for (size_t which = 0; which < sizeof all / sizeof *all; which++)
+        for (int threads = 1; threads <= 2 && starts(all[which], threads); threads++)
+            for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+                for (int transposes = 0; transposes < 4; transposes++)
+                    for (size_t f = 0; f < 4; f++)
+                        check(all[which],
+                              &(problem){transposes & 1, transposes & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[f][0], factors[f][1]}, false);
+}
+
+/* x W^T and dy W from one packed W, written and added to. */
+static void multiply_right_with_packed_weights(void **state)
+{
+    (void)state;
+    for (size_t which = 0; which < sizeof all / sizeof *all; which++) {
+        if (!starts(all[which], 1) || !all[which]->pack)
+            continue;
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            for (int kind = 0; kind < 4; kind++)
+                check(all[which], &(problem){false, kind & 1, sizes[i][0], sizes[i][1], sizes[i][2], 1, (float)(kind / 2)}, true);
+    }
+}
+
+static void scale_c_where_there_is_nothing_to_sum(void **state)
+{
+    (void)state;
+    for (size_t which = 0; which < sizeof all / sizeof *all; which++) {
+        float x[4] = {1, 2, 3, 4}, c[4] = {1, 2, 3, 4};
+        if (!starts(all[which], 1))
+            continue;
+        bw_gemm_call call = {2, 2, 0, 1, 0.5f, x, x, NULL, c, 2, 2, 2, false, true};
+        all[which]->multiply(&call);
+        assert_true(c[0] == 0.5f && c[3] == 2);
+    }
+}
+
+/* More shapes than are kept: what was forgotten is made again, and right. */
+static void products_forgotten_are_made_again(void **state)
+{
+    (void)state;
+    if (starts(&bw_gemm_onednn_f32, 1))
+        for (int64_t n = 1; n < 600; n++)
+            check(&bw_gemm_onednn_f32, &(problem){false, true, 16, n % 599 + 1, 3, 1, 0}, false);
+}
+
+/* ---- the seam -------------------------------------------------------------------------------------------------------- */
+
+static void precision_takes_the_best_that_is_here(void **state)
+{
+    (void)state;
+    const char *missing = bw_gemm_onednn.missing();
+    assert_int_equal(bw_gemm_start("auto", 1), BW_OK);
+    printf("auto: %s\n", bw_gemm_describe());
+    assert_string_equal(bw_gemm_precision(), missing ? "fp32" : "bf16");
+    assert_true(bw_weight_is_dense() == (missing != NULL));
+    if (missing)
+        assert_non_null(strstr(bw_gemm_describe(), missing)); /* why it is not the faster one */
+    assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
+    printf("bf16: %s\n", bw_gemm_describe());
+    assert_string_equal(bw_gemm_precision(), "bf16");
+    assert_false(bw_weight_is_dense());
+    if (missing)
+        assert_non_null(strstr(bw_gemm_describe(), "no speed gained"));
+    assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
+    assert_string_equal(bw_gemm_precision(), "fp32");
+    assert_null(strstr(bw_gemm_describe(), "not "));
+    assert_true(bw_weight_is_dense() && bw_weight_bytes(3, 5) == 64);
+}
+
+/* A rank takes what another rank can, and says that it cannot. */
+static void ranks_agree_on_a_place(void **state)
+{
+    (void)state;
+    assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
+    const int fp32 = bw_gemm_place();
+    assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
+    assert_int_equal(bw_gemm_start_at(fp32, 1), BW_OK);
+    assert_string_equal(bw_gemm_precision(), "fp32");
+    if (bw_gemm_onednn.missing()) {
+        bw_error_clear();
+        assert_int_equal(bw_gemm_start_at(0, 1), BW_SYSTEM);
+        assert_non_null(strstr(bw_error(), "oneDNN"));
+        bw_error_clear();
+    }
+}
+
+/* Through the seam a weight gives the same numbers in both directions as the product with the plain matrix. In fp32 the same bits. */
+static void weights_multiply_as_matrices_do(void **state)
+{
+    (void)state;
+    enum { T = 21, OUT = 40, IN = 56 };
+    static const char *const precisions[] = {"fp32", "bf16"};
+    for (int which = 0; which < 2; which++) {
+        assert_int_equal(bw_gemm_start(precisions[which], 1), BW_OK);
+        float *x = random_floats(T * IN, 1), *w = random_floats(OUT * IN, 2), *dy = random_floats(T * OUT, 3);
+        float *y = zeros(T * OUT), *y2 = zeros(T * OUT), *dx = zeros(T * IN), *dx2 = zeros(T * IN);
+        void *weight = bw_calloc(bw_weight_bytes(OUT, IN), 1, "test");
+        bw_weight_pack(weight, w, OUT, IN);
+        bw_gemm(false, true, T, OUT, IN, 1, x, IN, w, IN, 0, y, OUT);
+        bw_gemm(false, false, T, IN, OUT, 1, dy, OUT, w, IN, 0, dx, IN);
+        const double before = bw_gemm_flops();
+        bw_gemm_weight(true, T, OUT, IN, x, weight, 0, y2);
+        bw_gemm_weight(false, T, IN, OUT, dy, weight, 0, dx2);
+        assert_true(bw_gemm_flops() - before == 4.0 * T * OUT * IN);
+        for (int i = 0; i < T * OUT; i++)
+            close_to((double)y2[i], (double)y[i], which ? 2 * (IN + 3) * FLT_EPSILON / 2 * IN : 0, "y", i);
+        for (int i = 0; i < T * IN; i++)
+            close_to((double)dx2[i], (double)dx[i], which ? 2 * (OUT + 3) * FLT_EPSILON / 2 * OUT : 0, "dx", i);
+        bw_free(weight), bw_free(x), bw_free(w), bw_free(dy), bw_free(y), bw_free(y2), bw_free(dx), bw_free(dx2);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(multiply_right_for_all_transposes_and_odd_sizes),
+        cmocka_unit_test(multiply_right_with_packed_weights),
+        cmocka_unit_test(scale_c_where_there_is_nothing_to_sum),
+        cmocka_unit_test(products_forgotten_are_made_again),
+        cmocka_unit_test(precision_takes_the_best_that_is_here),
+        cmocka_unit_test(ranks_agree_on_a_place),
+        cmocka_unit_test(weights_multiply_as_matrices_do),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
