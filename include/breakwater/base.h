@@ -69,6 +69,9 @@ void bw_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void *bw_calloc(int64_t count, size_t size, const char *purpose); /* NULL: out of memory, message recorded; count 0 gives a valid pointer */
 void bw_free(void *pointer);                                      /* only for bw_calloc; NULL is fine */
 #define BW_NEW(pointer, count, purpose) (((pointer) = bw_calloc((int64_t)(count), sizeof *(pointer), (purpose))) ? BW_OK : BW_SYSTEM)
+/* Zero memory that nobody has touched yet: its pages come in one call, which takes a third less time than a fault for each. bw_calloc does this
+ * for itself. */
+void bw_mem_clear(void *start, int64_t bytes);
 void bw_mem_note(const char *purpose, int64_t bytes); /* count memory that came from elsewhere (shared windows): + or - */
 int64_t bw_mem_now(void);
 int64_t bw_mem_peak(void);     /* of what is counted; bytes */
@@ -137,7 +140,7 @@ typedef struct bw_hash { /* XXH3-128 */
     uint64_t high, low;
 } bw_hash;
 bw_hash bw_hash_bytes(const void *bytes, size_t length);
-bw_hash bw_hash_join(bw_hash a, bw_hash b); /* order matters */
+bw_hash bw_hash_join(bw_hash a, bw_hash b);        /* order matters */
 int bw_hash_file(bw_hash *hash, const char *path); /* of a file's bytes; BW_NOINPUT and its like */
 void bw_hash_text(bw_hash hash, char text[33]);
 

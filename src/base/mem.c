@@ -3,11 +3,13 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { ALIGNMENT = 64, NAME_BYTES = BW_MEM_NAME };
+enum { ALIGNMENT = 64, NAME_BYTES = BW_MEM_NAME, LARGE = 1 << 20 };
 
 typedef struct header { /* sits in front of every block */
     size_t bytes;
@@ -46,6 +48,17 @@ static void count(int purpose, int64_t bytes)
         total_peak = total_now;
 }
 
+void bw_mem_clear(void *start, int64_t bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t first = ((uintptr_t)start + page - 1) / page * page, end = ((uintptr_t)start + (uintptr_t)bytes) / page * page;
+#ifdef MADV_POPULATE_WRITE
+    if (bytes >= LARGE && first < end)
+        (void)madvise((void *)first, end - first, MADV_POPULATE_WRITE); /* advice: where the kernel does not know it, memset meets the pages */
+#endif
+    memset(start, 0, (size_t)bytes);
+}
+
 void *bw_calloc(int64_t items, size_t size, const char *purpose)
 {
     size_t bytes;
@@ -59,7 +72,7 @@ void *bw_calloc(int64_t items, size_t size, const char *purpose)
         return NULL;
     }
     void *data = (char *)block + ALIGNMENT;
-    memset(data, 0, bytes);
+    bw_mem_clear(data, (int64_t)bytes);
     pthread_mutex_lock(&lock);
     *(header *)block = (header){bytes, find_purpose(purpose)};
     count(((header *)block)->purpose, (int64_t)bytes);

@@ -50,7 +50,7 @@ typedef struct reader {
     const bw_source *source;
     int layer;
     bw_target target;
-    float *rows, *column; /* a block as read; one column of it */
+    float *rows; /* a block as read */
     int64_t bytes;
 } reader;
 
@@ -59,15 +59,9 @@ static const bw_dtype piece_dtype[] = {[BW_PIECE_F32] = BW_F32, [BW_PIECE_BF16] 
 static int read_block(void *context, const bw_matrix *piece, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
 {
     reader *reader = context;
-    const bw_dtype dtype = piece_dtype[piece->type];
-    const int64_t entry = bw_dtype_bytes(dtype, 1);
     BW_TRY(bw_source_read(reader->source, reader->layer, reader->target, i, rows, j, cols, reader->rows, cols));
-    for (int64_t c = 0; c < cols; c++) {
-        for (int64_t r = 0; r < rows; r++)
-            reader->column[r] = reader->rows[r * cols + c];
-        bw_from_f32((char *)block + c * piece->ld * entry, reader->column, dtype, rows);
-    }
-    reader->bytes += rows * cols * entry;
+    bw_block_from_dense(block, piece->type, piece->ld, reader->rows, cols, rows, cols);
+    reader->bytes += bw_dtype_bytes(piece_dtype[piece->type], rows * cols);
     return BW_OK;
 }
 
@@ -92,9 +86,12 @@ bw_matrix bw_store_piece_outline(const bw_source *source, const bw_grid *grid, c
 static int read_piece(bw_store *store, reader *reader, const bw_config *config)
 {
     bw_matrix *piece = &store->pieces[bw_target_at(reader->layer, reader->target)];
-    *piece = bw_store_piece_outline(reader->source, store->grid, config, reader->layer, reader->target);
-    const bw_bcyc layout = piece->layout;
-    BW_TRY(bw_matrix_create(piece, store->grid, piece->type, layout.m, layout.n, layout.mb, layout.nb, "weights, pieces"));
+    const bw_matrix outline = bw_store_piece_outline(reader->source, store->grid, config, reader->layer, reader->target);
+    const bw_bcyc layout = outline.layout;
+    if (piece->data && piece->type != outline.type)
+        bw_matrix_free(piece);
+    if (!piece->data) /* else handed on by the layer before */
+        BW_TRY(bw_matrix_create(piece, store->grid, outline.type, layout.m, layout.n, layout.mb, layout.nb, "weights, pieces"));
     return bw_matrix_visit(piece, read_block, reader);
 }
 
@@ -114,6 +111,15 @@ static void free_layer(bw_store *store, int layer)
 {
     for (int target = 0; target < BW_TARGETS; target++)
         bw_matrix_free(&store->pieces[bw_target_at(layer, (bw_target)target)]);
+}
+
+/* The next layer is read into the memory of this one: new memory costs more than reading into it. */
+static void hand_on_layer(bw_store *store, int layer)
+{
+    for (int target = 0; target < BW_TARGETS; target++) {
+        store->pieces[bw_target_at(layer + 1, (bw_target)target)] = store->pieces[bw_target_at(layer, (bw_target)target)];
+        store->pieces[bw_target_at(layer, (bw_target)target)] = (bw_matrix){0};
+    }
 }
 
 /* ---- what is always dense ----------------------------------------------------------------------------------------- */
@@ -387,21 +393,20 @@ static int load_layer(bw_store *store, reader *reader, const bw_config *config)
         return BW_OK;
     BW_TRY(start(store, reader->layer, reader->layer));
     BW_TRY(finish(store));
-    free_layer(store, reader->layer);
+    if (reader->layer + 1 < store->spec.n_layer)
+        hand_on_layer(store, reader->layer);
+    else
+        free_layer(store, reader->layer);
     return BW_OK;
 }
 
 static int load_layers(bw_store *store, const bw_config *config)
 {
     reader reader = {.source = store->source};
-    int status = BW_NEW(reader.rows, config->block * config->block, "weights, reading");
-    if (status == BW_OK)
-        status = BW_NEW(reader.column, config->block, "weights, reading");
-    status = bw_agree(store->grid, status);
+    int status = bw_agree(store->grid, BW_NEW(reader.rows, config->block * config->block, "weights, reading"));
     for (; status == BW_OK && reader.layer < store->spec.n_layer; reader.layer++)
         status = load_layer(store, &reader, config);
     bw_free(reader.rows);
-    bw_free(reader.column);
     return bw_agree(store->grid, status);
 }
 

@@ -1,8 +1,11 @@
 /* matrix.c - block-cyclic matrices: the local piece and the way from and to a dense array. */
-#include "base/half.h"
 #include "par/pieces.h"
 
-static const size_t entry_bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
+size_t bw_entry_bytes(bw_piece_type type)
+{
+    static const size_t bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
+    return bytes[type];
+}
 
 bw_matrix bw_matrix_outline(const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb)
 {
@@ -15,7 +18,7 @@ bw_matrix bw_matrix_outline(const bw_grid *grid, bw_piece_type type, int64_t m, 
 
 int64_t bw_matrix_bytes(const bw_matrix *matrix)
 {
-    return matrix->rows * matrix->cols * (int64_t)entry_bytes[matrix->type];
+    return matrix->rows * matrix->cols * (int64_t)bw_entry_bytes(matrix->type);
 }
 
 int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb, const char *purpose)
@@ -26,7 +29,7 @@ int bw_matrix_create(bw_matrix *matrix, const bw_grid *grid, bw_piece_type type,
     if (__builtin_mul_overflow(matrix->rows, matrix->cols, &entries))
         return bw_fail(BW_SYSTEM, "a piece of %lld x %lld entries for %s does not fit any memory", (long long)matrix->rows, (long long)matrix->cols,
                        purpose);
-    matrix->data = bw_calloc(entries, entry_bytes[type], purpose);
+    matrix->data = bw_calloc(entries, bw_entry_bytes(type), purpose);
     return matrix->data ? BW_OK : BW_SYSTEM;
 }
 
@@ -52,7 +55,7 @@ int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_blo
             if (index % shares != share)
                 continue;
             int64_t i = bw_bcyc_global(li, layout->mb, matrix->myrow, layout->nprow);
-            char *block = (char *)matrix->data + (size_t)(li + lj * matrix->ld) * entry_bytes[matrix->type];
+            char *block = (char *)matrix->data + (size_t)(li + lj * matrix->ld) * bw_entry_bytes(matrix->type);
             BW_TRY(visit(context, matrix, i, j, least(layout->mb, layout->m - i), least(layout->nb, layout->n - j), block));
         }
     }
@@ -64,7 +67,7 @@ int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *conte
     return bw_matrix_visit_share(matrix, 0, 1, visit, context);
 }
 
-/* ---- dense to block ----------------------------------------------------------------------------------------------- */
+/* ---- from and to a dense array ------------------------------------------------------------------------------------- */
 typedef struct dense_view {
     float *data;
     int64_t ld;
@@ -73,25 +76,7 @@ typedef struct dense_view {
 static int fill_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
 {
     const dense_view *dense = context;
-    for (int64_t c = 0; c < cols; c++)
-        for (int64_t r = 0; r < rows; r++) {
-            float value = dense->data[(i + r) * dense->ld + j + c];
-            int64_t at = r + c * matrix->ld;
-            switch (matrix->type) {
-            case BW_PIECE_F32:
-                ((float *)block)[at] = value;
-                break;
-            case BW_PIECE_F64:
-                ((double *)block)[at] = (double)value;
-                break;
-            case BW_PIECE_BF16:
-                ((uint16_t *)block)[at] = bw_to_bf16(value);
-                break;
-            case BW_PIECE_F16:
-                ((uint16_t *)block)[at] = bw_to_f16(value);
-                break;
-            }
-        }
+    bw_block_from_dense(block, matrix->type, matrix->ld, dense->data + i * dense->ld + j, dense->ld, rows, cols);
     return BW_OK;
 }
 
@@ -99,59 +84,6 @@ void bw_matrix_from_dense(bw_matrix *matrix, const float *dense, int64_t ld)
 {
     dense_view view = {(float *)(uintptr_t)dense, ld}; /* only read */
     bw_matrix_visit(matrix, fill_block, &view);
-}
-
-/* ---- block to dense ----------------------------------------------------------------------------------------------- */
-enum { TILE = 16 }; /* 16 floats are a cache line: a tile's lines are all in L1 while it is turned */
-
-typedef void (*column_reader)(float *out, const void *column, int64_t at, int64_t count);
-
-static void read_f32(float *out, const void *column, int64_t at, int64_t count)
-{
-    const float *in = (const float *)column + at;
-    for (int64_t i = 0; i < count; i++)
-        out[i] = in[i];
-}
-
-static void read_f64(float *out, const void *column, int64_t at, int64_t count)
-{
-    const double *in = (const double *)column + at;
-    for (int64_t i = 0; i < count; i++)
-        out[i] = (float)in[i];
-}
-
-static void read_bf16(float *out, const void *column, int64_t at, int64_t count)
-{
-    const uint16_t *in = (const uint16_t *)column + at;
-    for (int64_t i = 0; i < count; i++)
-        out[i] = bw_from_bf16(in[i]);
-}
-
-static void read_f16(float *out, const void *column, int64_t at, int64_t count)
-{
-    const uint16_t *in = (const uint16_t *)column + at;
-    for (int64_t i = 0; i < count; i++)
-        out[i] = bw_from_f16(in[i]);
-}
-
-static const column_reader readers[] = {[BW_PIECE_F32] = read_f32, [BW_PIECE_F64] = read_f64, [BW_PIECE_BF16] = read_bf16, [BW_PIECE_F16] = read_f16};
-
-static void turn_tile(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t r, int64_t rows, int64_t c,
-                      int64_t cols)
-{
-    float tile[TILE][TILE]; /* [column][row] */
-    for (int64_t j = 0; j < cols; j++)
-        readers[type](tile[j], block, r + (c + j) * block_ld, rows);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++)
-            out[(r + i) * ld + c + j] = tile[j][i];
-}
-
-void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols)
-{
-    for (int64_t r = 0; r < rows; r += TILE)
-        for (int64_t c = 0; c < cols; c += TILE)
-            turn_tile(out, ld, block, type, block_ld, r, least(TILE, rows - r), c, least(TILE, cols - c));
 }
 
 static int copy_block(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)

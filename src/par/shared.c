@@ -13,7 +13,7 @@ typedef struct window {
 static void clear_share(const bw_grid *grid, const bw_shared *shared)
 {
     int64_t from = shared->bytes * grid->node_rank / grid->node_size, to = shared->bytes * (grid->node_rank + 1) / grid->node_size;
-    memset((char *)shared->base + from, 0, (size_t)(to - from));
+    bw_mem_clear((char *)shared->base + from, to - from);
 }
 
 /* Open MPI hangs all ranks but one where the memory for a window runs out, so it is asked for beforehand; 5 % is what Open MPI keeps free.
