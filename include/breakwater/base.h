@@ -256,7 +256,7 @@ typedef struct bw_config {
     int64_t seed;
     char *on_unsupervised; /* drop error */
     /* machine */
-    char *precision;        /* fp32 (bf16 and auto come with the backends that give it) */
+    char *precision;        /* fp32, bf16, auto; a stage is given what auto came to */
     char *grid;             /* "auto" or "PxQ" */
     int64_t replicas;       /* 0: the rest of the ranks */
     int64_t block;          /* block size of the block-cyclic layout */
@@ -312,6 +312,8 @@ bool bw_config_entry(const bw_config *config, bw_command command, int index, con
 int bw_config_yaml(const bw_config *config, bw_command command, bw_text *out);
 /* <folder>/config.yaml is the configuration of such a command, or not there; else BW_CANTCREATE: --resume never replaces nothing of another kind. */
 int bw_config_made_by(const char *folder, bw_command command);
+/* What <folder>/config.yaml says of an option; "" where there is no such file or line. Local. */
+int bw_config_recorded(const char *folder, const char *name, bw_text *value);
 /* " --name value" for a shell, of every option that both commands take and that differs from its default. */
 int bw_config_arguments(const bw_config *config, bw_command from, bw_command to, bw_text *out);
 void bw_config_help(bw_command command, FILE *out);

@@ -102,14 +102,23 @@ int bw_peft_role(const char *folder, char role[16]);
 /* A BufferLoRA where `option` means another adapter is refused (BW_USAGE) unless it is allowed. Local. */
 int bw_peft_refuse_buffer(const char *folder, const char *option, bool allow);
 
-/* ---- store: frozen weights as block-cyclic pieces, lent layer by layer as dense fp32 shared by the node ----------- */
+/* ---- store: frozen weights as block-cyclic pieces, lent layer by layer, ready for their products and shared by the node */
+typedef struct bw_side { /* a frozen adapter that runs beside its weight: y += scaling * (x A^T) B^T */
+    int r;
+    float scaling;
+    const float *A, *B; /* dense r x in, out x r */
+} bw_side;
 typedef struct bw_layer {
-    const float *weight[BW_TARGETS]; /* row-major out x in, ld = in */
+    const void *weight[BW_TARGETS]; /* out x in, for bw_gemm_weight: with fp32 dense and row-major, else packed */
+    const bw_side *sides[BW_TARGETS];
+    int n_sides[BW_TARGETS];
     const float *norm_attention, *norm_mlp;
 } bw_layer;
 typedef struct bw_store bw_store;
-/* Adapters in folded[] are added in fp32 to the dense copy when it is gathered, never to the pieces: W + sum_i factor[i] * scaling * B A.
- * They are borrowed until bw_store_close. config: weights, store, block. Collective on world. */
+/* Adapters in folded[] become part of the frozen model: W + sum_i factor[i] * scaling * B A. Their share of an entry is far below the spacing of
+ * bf16, so they are added where the copy is fp32 (bw_store_folds), never to the pieces, and else run beside the weight.
+ * They are borrowed until bw_store_close. config: weights, store, block. The backend of the products stays what it is until then. Collective on
+ * world. */
 int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, const bw_adapter *const *folded,
                   const double *factors, int n_folded);
 void bw_store_close(bw_store **store);
@@ -126,13 +135,16 @@ const bw_spec *bw_store_spec(const bw_store *store);
 /* What lending cost this rank so far where the store streams, in seconds: sums over the gathers of layers. */
 typedef struct bw_streaming {
     int64_t gathers;
-    double in_flight;             /* from the start until the last message was there: hidden, but for what was waited for */
-    double waited, unpacked, met; /* the layer was needed: its messages were not there; unpacking; until the node's other ranks were done */
+    double in_flight; /* from the start until the last message was there: hidden, but for what was waited for */
+    double waited, unpacked,
+        met; /* the layer was needed: its messages were not there; unpacking (and packing for products); until the node's other ranks were done */
 } bw_streaming;
 const bw_streaming *bw_store_streaming(const bw_store *store);
 const char *bw_store_describe(const bw_store *store); /* "resident, f32, 513 MiB per node" */
-/* Sizes without a store, for a plan. Pure. A rank's piece as it would be held, without data; the rest is once a node: a dense layer, all slots for
- * dense layers, embedding with head and norms. */
+bool bw_store_folds(void);                            /* adapters are added to the copies: these are dense fp32 with the precision chosen */
+int bw_store_side_rank(const bw_store *store);        /* of the largest adapter that runs beside its weight; 0: none does */
+/* Sizes without a store, for a plan, with the precision chosen (bw_gemm_start). A rank's piece as it would be held, without data; the rest is once a
+ * node: a layer ready for its products, all slots for layers (and the dense one they are packed from), embedding with head and norms. */
 bw_matrix bw_store_piece_outline(const bw_source *source, const bw_grid *grid, const bw_config *config, int layer, bw_target target);
 int64_t bw_store_layer_bytes(const bw_spec *spec);
 int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams);
@@ -179,8 +191,9 @@ int bw_transformer_train(bw_transformer *transformer, const bw_batch *batch, con
 int bw_transformer_loss(bw_transformer *transformer, const bw_batch *batch, double *loss, float *row_loss);
 /* Logits of every row, out[T][V]; for checks and small inputs. */
 int bw_transformer_logits(bw_transformer *transformer, const bw_batch *batch, float *out);
-/* What bw_transformer_create takes (adapter: of the lora, or NULL). Pure. */
-int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens, int64_t max_answers, bool training, bool recompute);
+/* What bw_transformer_create takes (adapter: of the lora, or NULL; side_rank: bw_store_side_rank). Pure. */
+int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens, int64_t max_answers, bool training,
+                             bool recompute);
 /* Floating-point operations of a micro-batch, by what does them: the model's own count, not recompute. Of the batch only T, answers and offsets
  * are read. Pure. */
 typedef struct bw_work {

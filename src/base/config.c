@@ -313,6 +313,29 @@ int bw_config_made_by(const char *folder, bw_command command)
     return status;
 }
 
+int bw_config_recorded(const char *folder, const char *name, bw_text *value)
+{
+    bw_text path = {0};
+    bw_map map = {0};
+    const size_t length = strlen(name);
+    int status;
+    BW_GO(bw_path(&path, folder, "config.yaml"));
+    if (!bw_file_exists(path.data))
+        goto done;
+    BW_GO(bw_map_open(&map, path.data));
+    for (const char *line = (const char *)map.data, *end = line + map.size; line < end && status == BW_OK;) {
+        const char *stop = memchr(line, '\n', (size_t)(end - line));
+        stop = stop ? stop : end;
+        if ((size_t)(stop - line) > length + 2 && memcmp(line, name, length) == 0 && memcmp(line + length, ": ", 2) == 0)
+            status = bw_text_add(value, line + length + 2, (size_t)(stop - line) - length - 2);
+        line = stop + 1;
+    }
+done:
+    bw_map_close(&map);
+    bw_text_free(&path);
+    return status;
+}
+
 int bw_config_set(bw_config *config, bw_command command, const char *name, const char *value)
 {
     const bw_option *option = bw_option_find(command, name);

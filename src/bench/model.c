@@ -199,7 +199,7 @@ static int limit_of_step(step *s, double *limit)
 static int measure_step(step *s, double dropout, double limit, double residual)
 {
     const bw_config *config = s->bench->config;
-    bool fp32 = strcmp(config->precision, "fp32") == 0;
+    bool fp32 = strcmp(bw_gemm_precision(), "fp32") == 0;
     bw_bench_row row = {.work = (double)config->batch * LENGTH,
                         .unit = BW_TOKENS,
                         .limit = limit,

@@ -1,4 +1,5 @@
 /* What a training stage would need, for every number of ranks that is asked about. */
+#include "breakwater/num.h"
 #include "breakwater/plan.h"
 #include "cmd/commands.h"
 #include <math.h>
@@ -34,6 +35,7 @@ int bw_cmd_plan(const bw_config *config)
     bw_job job;
     bw_estimate *estimates = NULL;
     BW_TRY(bw_machine_load(&machine, config->machine));
+    BW_TRY(bw_gemm_start(config->precision, 1)); /* in whose form weights are held */
     BW_TRY(bw_job_open(&job, config));
     int status = BW_NEW(estimates, config->ranks.count, "plan");
     if (status == BW_OK)

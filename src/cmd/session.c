@@ -1,7 +1,9 @@
 #include "cmd/session.h"
 #include "breakwater/num.h"
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Threads of this rank: as asked for; else as OpenMP was told; else the cores it is bound to. Ranks that are bound to nothing share all. */
 static int choose_threads(const bw_config *config, const bw_binding *binding)
@@ -39,6 +41,46 @@ int bw_session_lock(const bw_grid *grid, bw_lock *lock, const char *folder)
     return status;
 }
 
+/* ---- precision ------------------------------------------------------------------------------------------------------- */
+
+int bw_session_precision(const bw_config *config, char precision[8])
+{
+    bw_text recorded = {0};
+    int status = BW_OK;
+    if (strcmp(config->precision, "auto") == 0 && config->output && strcmp(config->resume, "never") != 0)
+        status = bw_config_recorded(config->output, "precision", &recorded);
+    bool known = recorded.length && (strcmp(recorded.data, "fp32") == 0 || strcmp(recorded.data, "bf16") == 0);
+    snprintf(precision, 8, "%s", known ? recorded.data : config->precision);
+    bw_text_free(&recorded);
+    return status;
+}
+
+/* All ranks take what the one with the least can. */
+static int start_alike(const bw_grid *grid, const char *precision)
+{
+    const int threads = omp_get_max_threads();
+    BW_TRY(bw_agree(grid, bw_gemm_start(precision, threads)));
+    int64_t place = bw_gemm_place();
+    BW_TRY(bw_max_ints(grid, &place, 1));
+    return bw_agree(grid, place == bw_gemm_place() ? BW_OK : bw_gemm_start_at((int)place, threads));
+}
+
+/* Products of a stage: a pipeline's stages may differ, and what `auto` came to when the output folder was begun holds for all its restarts. */
+static int settle_precision(const bw_grid *grid, const bw_config *config)
+{
+    char wanted[8] = "", here[8];
+    BW_TRY(bw_agree(grid, grid->rank == 0 ? bw_session_precision(config, wanted) : BW_OK));
+    BW_TRY(bw_broadcast(grid, wanted, sizeof wanted));
+    BW_TRY(start_alike(grid, config->precision));
+    snprintf(here, sizeof here, "%s", bw_gemm_precision());
+    if (strcmp(wanted, config->precision) == 0 || strcmp(wanted, here) == 0)
+        return BW_OK;
+    bw_warn("--precision auto is %s here (%s), and %s was begun in %s: it goes on in %s", here, bw_gemm_describe(), config->output, wanted, wanted);
+    return start_alike(grid, wanted);
+}
+
+/* ---- work -------------------------------------------------------------------------------------------------------------- */
+
 int bw_session_work(const bw_config *config, bw_stage_work work, bw_time_keeper keep_time)
 {
     bw_grid *grid = NULL;
@@ -48,8 +90,12 @@ int bw_session_work(const bw_config *config, bw_stage_work work, bw_time_keeper 
             grid->nodes > 1 ? "s" : "");
     int status = config->output ? bw_session_lock(grid, &lock, config->output) : BW_OK; /* bench may have none */
     double start = bw_now();
+    if (status == BW_OK)
+        status = settle_precision(grid, config);
     if (status == BW_OK) {
-        status = work(grid, config);
+        bw_config settled = *config; /* borrows its texts */
+        settled.precision = (char *)bw_gemm_precision();
+        status = work(grid, &settled);
         if (keep_time && grid->rank == 0 && (status == BW_OK || status == BW_STOPPED || status == BW_UNFIT))
             keep_time(config->output, bw_now() - start);
     }

@@ -2,6 +2,7 @@
 #include "breakwater/data.h"
 #include "breakwater/post.h"
 #include "breakwater/train.h"
+#include "cmd/session.h"
 #include <string.h>
 
 static int find(const bw_pipeline *pipeline, const char *name, size_t length)
@@ -83,9 +84,13 @@ static int compare(look *look, const bw_stage *stage)
 {
     bool train = stage->command == BW_TRAIN;
     BW_TRY(look_at(look, stage->config.model ? stage->config.model : "", train));
+    char precision[8];
+    bw_config config = stage->config; /* borrows its texts */
+    BW_TRY(bw_session_precision(&config, precision));
+    config.precision = precision;
     if (train)
-        return bw_train_compare(&stage->config, look->source, look->vocab);
-    return (stage->command == BW_MERGE ? bw_merge_compare : bw_eval_compare)(&stage->config, look->source);
+        return bw_train_compare(&config, look->source, look->vocab);
+    return (stage->command == BW_MERGE ? bw_merge_compare : bw_eval_compare)(&config, look->source);
 }
 
 /* What cannot be compared is not known to be done. */

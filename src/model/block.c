@@ -77,10 +77,10 @@ static int64_t angle_floats(const bw_spec *spec, int64_t positions)
     return positions * spec->head_dim / 2;
 }
 
-int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens, int64_t positions)
+int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens, int64_t positions)
 {
     const int64_t scratch = adapter ? max_tokens * (2 * widest_input(spec) + largest_rank_of_all(adapter)) : 0;
-    return 2 * angle_floats(spec, positions) + scratch;
+    return 2 * angle_floats(spec, positions) + scratch + max_tokens * side_rank;
 }
 
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions)
@@ -92,6 +92,8 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
     BW_TRY(BW_NEW(block->cosines, angle_floats(spec, positions), "activations"));
     BW_TRY(BW_NEW(block->sines, angle_floats(spec, positions), "activations"));
     fill_angles(block);
+    if (bw_store_side_rank(store) > 0)
+        BW_TRY(BW_NEW(block->side, max_tokens * bw_store_side_rank(store), "activations"));
     if (lora) {
         BW_TRY(BW_NEW(block->dropped, max_tokens * widest_input(spec), "activations"));
         BW_TRY(BW_NEW(block->d_wide, max_tokens * widest_input(spec), "activations"));
@@ -107,6 +109,7 @@ void bw_block_free(bw_block *block)
     bw_free(block->dropped);
     bw_free(block->d_wide);
     bw_free(block->d_low);
+    bw_free(block->side);
     *block = (bw_block){0};
 }
 
@@ -240,13 +243,35 @@ static const float *lora_input(const bw_block *block, const bw_rows_of *rows, in
     return block->dropped;
 }
 
+/* Frozen adapters beside the weight: y += scaling * (x A^T) B^T. */
+static void add_sides(const bw_block *block, int64_t T, const bw_layer *weights, bw_target target, const projection *p, const float *x, float *y)
+{
+    for (int i = 0; i < weights->n_sides[target]; i++) {
+        const bw_side *side = &weights->sides[target][i];
+        bw_gemm(false, true, T, side->r, p->in, 1, x, p->in, side->A, p->in, 0, block->side, side->r);
+        bw_gemm(false, true, T, p->out, side->r, side->scaling, block->side, side->r, side->B, side->r, 1, y, p->out);
+    }
+}
+
+/* dx += scaling * (dy B) A */
+static void add_sides_backward(const bw_block *block, int64_t T, const bw_layer *weights, bw_target target, const projection *p, const float *dy,
+                               float *dx)
+{
+    for (int i = 0; i < weights->n_sides[target]; i++) {
+        const bw_side *side = &weights->sides[target][i];
+        bw_gemm(false, false, T, side->r, p->out, side->scaling, dy, p->out, side->B, side->r, 0, block->side, side->r);
+        bw_gemm(false, false, T, p->in, side->r, 1, block->side, side->r, side->A, p->in, 1, dx, p->in);
+    }
+}
+
 /* y = beta * y + x W^T + scaling * (drop(x) A^T) B^T */
 static void project(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, bw_target target, const float *x, float beta,
                     float *y, float *low)
 {
     projection p = projection_of(block, layer, target);
-    bw_gemm(false, true, rows->T, p.out, p.in, 1, x, p.in, weights->weight[target], p.in, beta, y, p.out);
+    bw_gemm_weight(true, rows->T, p.out, p.in, x, weights->weight[target], beta, y);
     bw_store_progress(block->store);
+    add_sides(block, rows->T, weights, target, &p, x, y);
     if (!p.lora)
         return;
     const float *input = lora_input(block, rows, layer, target, x, p.in);
@@ -260,9 +285,11 @@ static void project_backward(const bw_block *block, const bw_rows_of *rows, cons
 {
     projection p = projection_of(block, layer, target);
     int64_t T = rows->T;
-    if (dx)
-        bw_gemm(false, false, T, p.in, p.out, 1, dy, p.out, weights->weight[target], p.in, beta, dx, p.in);
-    bw_store_progress(block->store);
+    if (dx) {
+        bw_gemm_weight(false, T, p.in, p.out, dy, weights->weight[target], beta, dx);
+        bw_store_progress(block->store);
+        add_sides_backward(block, T, weights, target, &p, dy, dx);
+    }
     if (!p.lora)
         return;
     int r = p.lora->r;

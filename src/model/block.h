@@ -18,10 +18,11 @@ typedef struct bw_block {
     uint32_t step;
     /* scratch for T rows: a target's dropped input, its gradient, and T x r of a gradient */
     float *dropped, *d_wide, *d_low;
+    float *side; /* the same of a frozen adapter beside its weight; NULL where none is */
 } bw_block;
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions);
 void bw_block_free(bw_block *block);
-int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens,
+int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens,
                         int64_t positions); /* what create takes; adapter or NULL */
 
 typedef struct bw_rows_of { /* the rows of a pass */

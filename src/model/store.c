@@ -1,10 +1,13 @@
-/* Frozen weights: block-cyclic pieces are the storage of record; a layer is lent as a dense fp32 copy that a node shares.
+/* Frozen weights: block-cyclic pieces are the storage of record; a layer is lent as a copy that a node shares, ready for its products.
  *
  *   resident: a slot for every layer, gathered once at the start; then its pieces are given back, for the slot holds them.
  *   stream:   two slots; while one layer is lent the next one arrives in the other.
  *
- * Every rank takes the same decisions in the same order, so the collectives match. Adapters are folded into the dense copies by whoever
- * unpacks a block, entry by entry in one order: the bits do not depend on grid, ranks or mode. */
+ * With fp32 a slot is the dense layer itself. Else a layer is gathered into one dense fp32 layer behind the slots, and packed from there into its
+ * slot as soon as it is whole; the ranks of the node share out the matrices.
+ *
+ * Every rank takes the same decisions in the same order, so the collectives match. Adapters are folded into dense slots by whoever
+ * unpacks a block, entry by entry in one order: the bits do not depend on grid, ranks or mode. Beside packed ones they run by themselves. */
 #include "model/adapter.h"
 #include "breakwater/num.h"
 #include <string.h>
@@ -30,7 +33,8 @@ struct bw_store {
 
     bw_shared slots;
     int n_slots;
-    int64_t offset[BW_TARGETS], slot_floats;
+    int64_t offset[BW_TARGETS], slot_bytes; /* of a slot */
+    int64_t dense_offset[BW_TARGETS];       /* in a dense layer */
     bw_gather *gather;
     int *held;        /* [n_slots]: layer in the slot, or NOBODY */
     int64_t gathered; /* bytes of the gathers so far */
@@ -43,6 +47,8 @@ struct bw_store {
     const bw_adapter **folded; /* borrowed */
     bw_dense *dense;           /* [n_folded] */
     fold_place *places;        /* [layer * BW_TARGETS + target] */
+    bw_side *sides;            /* [layer * BW_TARGETS + target][n_folded], of which n_sides[] are there; none where adapters are folded */
+    int *n_sides;
 };
 
 /* ---- pieces from the source --------------------------------------------------------------------------------------- */
@@ -179,35 +185,48 @@ static int read_tables(bw_store *store)
 }
 
 /* ---- slots and the choice of the mode ----------------------------------------------------------------------------- */
-int64_t bw_store_layer_bytes(const bw_spec *spec)
+bool bw_store_folds(void)
 {
-    int64_t floats = 0;
+    return bw_weight_is_dense();
+}
+
+/* Bytes of a layer, ready for its products or dense, and where in it each target begins. */
+static int64_t lay_out(const bw_spec *spec, bool dense, int64_t offset[BW_TARGETS])
+{
+    int64_t bytes = 0;
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
-        floats += bw_line_round(out * in);
+        offset[target] = bytes;
+        bytes += dense ? bw_line_round(out * in) * (int64_t)sizeof(float) : bw_weight_bytes(out, in);
     }
-    return floats * (int64_t)sizeof(float);
+    return bytes;
+}
+
+int64_t bw_store_layer_bytes(const bw_spec *spec)
+{
+    int64_t offset[BW_TARGETS];
+    return lay_out(spec, false, offset);
 }
 
 int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams)
 {
-    return (streams ? SLOTS_STREAMED : spec->n_layer) * bw_store_layer_bytes(spec) + BW_LINE;
+    int64_t offset[BW_TARGETS];
+    const int64_t dense = bw_weight_is_dense() ? 0 : lay_out(spec, true, offset);
+    return (streams ? SLOTS_STREAMED : spec->n_layer) * bw_store_layer_bytes(spec) + dense + BW_LINE;
 }
 
-static void lay_out_slot(bw_store *store)
+static void *slot_weight(const bw_store *store, int slot, int target)
 {
-    for (int target = 0; target < BW_TARGETS; target++) {
-        int64_t out, in;
-        bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
-        store->offset[target] = store->slot_floats;
-        store->slot_floats += bw_line_round(out * in);
-    }
+    return (char *)bw_shared_floats(&store->slots) + slot * store->slot_bytes + store->offset[target];
 }
 
-static float *slot_weight(const bw_store *store, int slot, int target)
+/* Where a gather writes a layer that is bound for `slot`. */
+static float *dense_weight(const bw_store *store, int slot, int target)
 {
-    return bw_shared_floats(&store->slots) + slot * store->slot_floats + store->offset[target];
+    char *first = (char *)bw_shared_floats(&store->slots);
+    const int64_t at = bw_weight_is_dense() ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
+    return (float *)(void *)(first + at + store->dense_offset[target]);
 }
 
 /* Bytes of memory nobody uses on this node, as far as shared memory may take them; 0 when the kernel does not say. */
@@ -250,8 +269,9 @@ static int choose_mode(bw_store *store, const bw_config *config)
     const bool automatic = strcmp(wanted, "auto") == 0;
     store->streams = automatic ? whole > least_free / 3 : strcmp(wanted, "stream") == 0;
     store->n_slots = store->streams ? SLOTS_STREAMED : store->spec.n_layer;
-    const int length = snprintf(store->describe, sizeof store->describe, "%s, %s pieces, dense f32 copies %.1f MiB per node",
-                                store->streams ? "streamed" : "resident", piece_name(store, config->store), (double)(slot * store->n_slots) / mib);
+    const int length = snprintf(store->describe, sizeof store->describe, "%s, %s pieces, %s %s copies %.1f MiB per node",
+                                store->streams ? "streamed" : "resident", piece_name(store, config->store), bw_weight_is_dense() ? "dense" : "packed",
+                                bw_weight_type(), (double)(slot * store->n_slots) / mib);
     if (automatic)
         snprintf(store->describe + length, sizeof store->describe - (size_t)length,
                  " (all layers need %.1f MiB, a third of the free memory is %.1f MiB)", (double)whole / mib, (double)least_free / 3 / mib);
@@ -314,6 +334,33 @@ static int take_folded(bw_store *store, const bw_adapter *const *folded, const d
     return BW_OK;
 }
 
+/* Where copies are not dense, each folded adapter is lent with the weight that it belongs to. */
+static int place_sides(bw_store *store)
+{
+    const int n = store->spec.n_layer * BW_TARGETS;
+    BW_TRY(BW_NEW(store->sides, n * store->n_folded, "weights, folded adapters"));
+    BW_TRY(BW_NEW(store->n_sides, n, "weights, folded adapters"));
+    for (int i = 0; i < n; i++)
+        for (int f = 0; f < store->n_folded && !bw_store_folds(); f++) {
+            const bw_pair *pair = &store->folded[f]->pairs[i];
+            if (pair->present)
+                store->sides[i * store->n_folded + store->n_sides[i]++] =
+                    (bw_side){pair->r, (float)(store->factors[f] * pair->scaling), store->dense[f].A[i], store->dense[f].B[i]};
+        }
+    return BW_OK;
+}
+
+int bw_store_side_rank(const bw_store *store)
+{
+    int largest = 0;
+    for (int i = 0; i < store->spec.n_layer * BW_TARGETS; i++)
+        for (int s = 0; s < store->n_sides[i]; s++) {
+            const int r = store->sides[i * store->n_folded + s].r;
+            largest = r > largest ? r : largest;
+        }
+    return largest;
+}
+
 /* Collective on world. */
 static int gather_folded(bw_store *store)
 {
@@ -321,7 +368,7 @@ static int gather_folded(bw_store *store)
         BW_TRY(bw_agree(store->grid, bw_dense_create(&store->dense[f], store->grid, store->folded[f], "weights, folded adapters")));
         BW_TRY(bw_agree(store->grid, bw_dense_refresh(&store->dense[f], store->gather)));
     }
-    return BW_OK;
+    return bw_agree(store->grid, place_sides(store));
 }
 
 /* ---- gathering a layer -------------------------------------------------------------------------------------------- */
@@ -331,9 +378,9 @@ static int start(bw_store *store, int layer, int slot)
     for (int target = 0; target < BW_TARGETS; target++) {
         const int index = bw_target_at(layer, (bw_target)target);
         items[target].piece = &store->pieces[index];
-        items[target].dense = slot_weight(store, slot, target);
+        items[target].dense = dense_weight(store, slot, target);
         items[target].ld = store->pieces[index].layout.n;
-        if (any_folded(store, index)) {
+        if (bw_store_folds() && any_folded(store, index)) {
             items[target].after = fold_block;
             items[target].context = &store->places[index];
         }
@@ -356,12 +403,31 @@ static void note_times(bw_store *store, const bw_gather_times *times)
     bw_timeline_add("gather", store->pending, times->needed, times->done);
 }
 
+/* The layer that is whole now, from the dense one into its slot; nobody gathers into the dense one before all ranks of the node are through. */
+static int pack(bw_store *store)
+{
+    if (bw_weight_is_dense())
+        return BW_OK;
+    const double start = bw_now();
+    for (int target = store->grid->node_rank; target < BW_TARGETS; target += store->grid->node_size) {
+        int64_t out, in;
+        bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
+        bw_weight_pack(slot_weight(store, store->arrives, target), dense_weight(store, store->arrives, target), out, in);
+    }
+    BW_TRY(bw_node_sync(store->grid));
+    const double end = bw_now();
+    bw_timeline_add("pack", store->pending, start, end);
+    store->streaming.unpacked += end - start;
+    return BW_OK;
+}
+
 static int finish(bw_store *store)
 {
     BW_TRY(bw_gather_finish(store->gather));
     const bw_gather_times *times = bw_gather_last(store->gather);
     note_times(store, times);
-    bw_event_add(BW_EVENT_GATHER, times->done - times->needed, 0, (double)(bw_gather_bytes(store->gather) - store->gathered));
+    BW_TRY(pack(store));
+    bw_event_add(BW_EVENT_GATHER, bw_now() - times->needed, 0, (double)(bw_gather_bytes(store->gather) - store->gathered));
     store->gathered = bw_gather_bytes(store->gather);
     store->held[store->arrives] = store->pending;
     store->pending = store->arrives = NOBODY;
@@ -416,7 +482,8 @@ static int open_local(bw_store *store, const bw_config *config, const bw_adapter
     if (config->block < 1 || config->block > 1 << 14)
         return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
     BW_TRY(take_folded(store, folded, factors, n_folded));
-    lay_out_slot(store);
+    store->slot_bytes = lay_out(&store->spec, false, store->offset);
+    (void)lay_out(&store->spec, true, store->dense_offset);
     return BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces");
 }
 
@@ -472,6 +539,8 @@ void bw_store_close(bw_store **out)
     bw_free(store->factors);
     bw_free(store->dense);
     bw_free(store->places);
+    bw_free(store->sides);
+    bw_free(store->n_sides);
     bw_free(store);
     *out = NULL;
 }
@@ -506,8 +575,12 @@ int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out)
         BW_TRY(prefetch(store, next, slot_of(store, layer)));
     }
     const int slot = slot_of(store, layer);
-    for (int target = 0; target < BW_TARGETS; target++)
+    for (int target = 0; target < BW_TARGETS; target++) {
+        const int index = bw_target_at(layer, (bw_target)target);
         out->weight[target] = slot_weight(store, slot, target);
+        out->sides[target] = &store->sides[index * store->n_folded];
+        out->n_sides[target] = store->n_sides[index];
+    }
     out->norm_attention = layer_norm(store, layer, 0);
     out->norm_mlp = layer_norm(store, layer, 1);
     store->lent = layer;

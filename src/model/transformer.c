@@ -73,10 +73,11 @@ static int create_answers(bw_transformer *t)
 }
 
 /* Four C-wide buffers are of answer rows, or of all tokens (dx); the streams between layers are one more than layers, or one. */
-int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int64_t max_tokens, int64_t max_answers, bool training, bool recompute)
+int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens, int64_t max_answers, bool training,
+                             bool recompute)
 {
     const int64_t C = spec->d_model, stream = max_tokens * C;
-    int64_t floats = bw_block_floats(spec, adapter, max_tokens, max_tokens);
+    int64_t floats = bw_block_floats(spec, adapter, side_rank, max_tokens, max_tokens);
     floats += (training ? spec->n_layer + 1 : 1) * stream;
     floats += saved_sets(spec, training, recompute) * bw_saved_floats(spec, adapter, max_tokens);
     floats += max_answers * (3 * C + 4) + bw_loss_scratch(max_answers, C);

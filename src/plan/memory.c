@@ -79,9 +79,10 @@ static int tensors_of(const bw_job *job)
 static void rank_bytes(const bw_job *job, const bw_adapter *adapter, int64_t most_tokens, int64_t bytes[BW_NEEDS])
 {
     const bool recompute = strcmp(job->config->recompute, "layer") == 0;
+    const int side_rank = job->folds && !bw_store_folds() ? (int)job->config->lora_r : 0;
     bytes[BW_NEED_GRADIENTS] = bw_adapter_floats(adapter) * (int64_t)sizeof(float);
     bytes[BW_NEED_SUMS] = bw_reduce_integers(tensors_of(job), bw_adapter_parameters(adapter)) * (int64_t)sizeof(int64_t);
-    bytes[BW_NEED_ACTIVATIONS] = bw_transformer_bytes(job->spec, adapter, most_tokens, most_tokens, true, recompute);
+    bytes[BW_NEED_ACTIVATIONS] = bw_transformer_bytes(job->spec, adapter, side_rank, most_tokens, most_tokens, true, recompute);
     bytes[BW_NEED_PROGRAM] = program_bytes;
 }
 

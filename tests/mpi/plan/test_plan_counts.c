@@ -1,5 +1,6 @@
 /* What a plan says before a run is what the run counts: memory of the engine, and bytes that a streamed store moves between nodes. */
 #include "../model/factors.h"
+#include "breakwater/num.h"
 #include "breakwater/plan.h"
 
 enum { TOKENS = 96, RANK = 4 };
@@ -118,8 +119,11 @@ int main(int argc, char **argv)
     CHECK_OK(bw_config_set(&config, BW_PLAN, "lora-r", "4"));
     CHECK_OK(bw_config_set(&config, BW_PLAN, "block", "16"));
     CHECK_OK(bw_job_open(&job, &config));
-    if (job.source)
+    static const char *const precisions[] = {"fp32", "bf16"}; /* weights as they are, and packed; the folded adapter in them, and beside them */
+    for (int i = 0; job.source && i < 2; i++) {
+        CHECK_OK(bw_gemm_start(precisions[i], 1));
         check_every_grid(check_grid);
+    }
     bw_job_close(&job);
     bw_config_free(&config);
     CHECK_OK(bw_barrier(grid));

@@ -1,0 +1,273 @@
+/* test_bf16.c - training with bf16 operands beside fp32: packed weights from any grid, adapters beside the weights instead of in them, gradients and
+ * logits as near to fp32's as 8 bits allow, and the same bits wherever the weights lie. */
+#include "factors.h"
+#include "base/half.h"
+#include "breakwater/num.h"
+#include "model/block.h"
+
+enum { LAYERS = 3, R = 3, T = 23, SEED = 11, SEED_FOLDED = 5, MOST = 64 * 64, ALL = (1 << BW_TARGETS) - 1, SLOTS = LAYERS * BW_TARGETS };
+static bw_source *source;
+
+/* ---- build ----------------------------------------------------------------------------------------------------------- */
+typedef struct engine {
+    bw_adapter *adapter, *folded;
+    bw_store *store;
+    bw_lora *lora;
+    bw_transformer *transformer;
+} engine;
+
+static void engine_open(engine *e, const bw_grid *grid, const char *precision, const char *weights, double factor)
+{
+    bw_config config;
+    bw_config_init(&config);
+    *e = (engine){0};
+    CHECK_OK(bw_gemm_start(precision, 1));
+    CHECK_OK(bw_config_set(&config, BW_TRAIN, "weights", weights));
+    config.block = 8;
+    CHECK_OK(bw_adapter_create(&e->adapter, grid, bw_source_spec(source), ALL, R, 4, 0.25, 8));
+    CHECK_OK(bw_adapter_create(&e->folded, grid, bw_source_spec(source), 1u << BW_Q | 1u << BW_O | 1u << BW_DOWN, 4, 8, 0, 8));
+    test_fill(e->adapter, SEED);
+    test_fill(e->folded, SEED_FOLDED);
+    const bw_adapter *const folded[] = {e->folded};
+    CHECK_OK(bw_store_open(&e->store, grid, source, &config, folded, &factor, factor != 0));
+    CHECK_OK(bw_lora_create(&e->lora, grid, e->adapter));
+    CHECK_OK(bw_transformer_create(&e->transformer, e->store, e->lora, 32, 32, true, false));
+    bw_config_free(&config);
+}
+
+static void engine_close(engine *e)
+{
+    bw_transformer_free(&e->transformer);
+    bw_lora_free(&e->lora);
+    bw_store_close(&e->store);
+    bw_adapter_free(&e->adapter);
+    bw_adapter_free(&e->folded);
+}
+
+static void fill_batch(bw_batch *batch)
+{
+    batch->T = batch->answers = 0;
+    batch->n_seq = 1;
+    for (int32_t p = 0; p < T; p++, batch->T++) {
+        bool asked = p > 0 && p + 1 < T;
+        batch->tokens[p] = (p * 101 + 7) % 256;
+        batch->targets[p] = asked ? ((p + 1) * 101 + 7) % 256 : -1;
+        batch->positions[p] = p;
+        batch->samples[p] = 1;
+        batch->answers += asked;
+    }
+    batch->offsets[0] = 0, batch->offsets[1] = T;
+}
+
+/* ---- a pass: loss and gradients of every factor ------------------------------------------------------------------------ */
+typedef struct slopes {
+    double loss;
+    float entries[SLOTS][2][MOST];
+} slopes;
+
+static void slopes_of(const bw_grid *grid, const char *precision, const char *weights, double factor, slopes *out)
+{
+    engine e;
+    bw_batch batch;
+    bw_pass pass = {.seed = 5, .step = 2, .loss_scale = 1};
+    memset(out, 0, sizeof *out);
+    engine_open(&e, grid, precision, weights, factor);
+    CHECK_OK(bw_batch_create(&batch, 32, 1));
+    fill_batch(&batch);
+    CHECK_OK(bw_transformer_train(e.transformer, &batch, &pass, &out->loss));
+    for (int slot = 0; slot < SLOTS; slot++) {
+        const bw_lora_view *view = bw_lora_at(e.lora, slot / BW_TARGETS, (bw_target)(slot % BW_TARGETS));
+        int64_t rows, cols;
+        bw_spec_shape(bw_source_spec(source), (bw_target)(slot % BW_TARGETS), &rows, &cols);
+        memcpy(out->entries[slot][0], view->dA, (size_t)(R * cols) * sizeof(float));
+        memcpy(out->entries[slot][1], view->dB, (size_t)(R * rows) * sizeof(float));
+    }
+    bw_batch_free(&batch);
+    engine_close(&e);
+}
+
+/* The largest distance of a factor's gradient from the other's, as a share of its length. */
+static double distance(const slopes *a, const slopes *b)
+{
+    double worst = 0;
+    for (int slot = 0; slot < 2 * SLOTS; slot++) {
+        double apart = 0, length = 0;
+        for (int i = 0; i < MOST; i++) {
+            double x = (double)a->entries[slot / 2][slot % 2][i], y = (double)b->entries[slot / 2][slot % 2][i];
+            apart += (x - y) * (x - y);
+            length += y * y;
+        }
+        CHECK(length > 0);
+        worst = fmax(worst, sqrt(apart / length));
+    }
+    return worst;
+}
+
+/* An operand is off by 2^-8 of itself at most, by 2^-9.3 in the mean (uniform in the last place, over all mantissas), and a product's terms by
+ * sqrt 2 times that, in directions that do not conspire. A gradient has about 12 products a layer behind it, forward and backward: sqrt(36 * 2)
+ * 2^-9.3 is 0.013; four times that is allowed. What leaves an adapter out, or takes one for another, is off by its whole share, tested below. */
+static const double near = 0.05;
+
+static void check_gradients(const bw_grid *grid)
+{
+    static slopes full, half, without;
+    for (int folds = 0; folds < 2; folds++) { /* the frozen adapter in the weights there, beside them here */
+        slopes_of(grid, "fp32", "resident", folds, &full);
+        slopes_of(grid, "bf16", "resident", folds, &half);
+        if (grid->rank == 0)
+            printf("folded %d: loss %.4f and %.4f, gradients %.4f apart\n", folds, full.loss, half.loss, distance(&half, &full));
+        CHECK(fabs(half.loss / full.loss - 1) <= near / 4);
+        CHECK(distance(&half, &full) <= near);
+    }
+    slopes_of(grid, "fp32", "resident", 0, &without);
+    CHECK(distance(&without, &full) > 4 * near);
+}
+
+static void check_same_bits(const bw_grid *grid)
+{
+    static slopes resident, streamed;
+    slopes_of(grid, "bf16", "resident", 1, &resident);
+    slopes_of(grid, "bf16", "stream", 1, &streamed);
+    CHECK(memcmp(&resident, &streamed, sizeof resident) == 0);
+}
+
+/* ---- what the store lends ---------------------------------------------------------------------------------------------- */
+/* The model's own numbers, packed whole: what the grid cut up comes together again, and no adapter is in it. */
+static void check_weight(const bw_layer *lent, int layer, bw_target target)
+{
+    static float dense[MOST];
+    int64_t out, in;
+    bw_spec_shape(bw_source_spec(source), target, &out, &in);
+    CHECK_OK(bw_source_read(source, layer, target, 0, out, 0, in, dense, in));
+    void *packed = bw_calloc(bw_weight_bytes(out, in), 1, "test");
+    bw_weight_pack(packed, dense, out, in);
+    CHECK(memcmp(packed, lent->weight[target], (size_t)bw_weight_bytes(out, in)) == 0);
+    CHECK((uintptr_t)lent->weight[target] % 64 == 0);
+    bw_free(packed);
+}
+
+static void check_side(const bw_layer *lent, const bw_adapter *folded, int layer, bw_target target, double factor)
+{
+    static float A[MOST], B[MOST];
+    const bw_pair *pair = bw_adapter_pair(folded, layer, target);
+    CHECK(lent->n_sides[target] == (pair != NULL));
+    if (!pair || lent->n_sides[target] != 1)
+        return;
+    const bw_side *side = lent->sides[target];
+    test_dense(SEED_FOLDED, layer * BW_TARGETS + (int)target, pair, A, B);
+    CHECK(side->r == pair->r && side->scaling == (float)(factor * pair->scaling));
+    CHECK(memcmp(A, side->A, (size_t)(pair->r * pair->A.layout.n) * sizeof *A) == 0);
+    CHECK(memcmp(B, side->B, (size_t)(pair->r * pair->B.layout.m) * sizeof *B) == 0);
+}
+
+static void check_lending(const bw_grid *grid)
+{
+    static const int walk[][2] = {{0, 1}, {1, 2}, {2, 1}, {1, 0}, {0, 2}, {1, -1}};
+    for (int streams = 0; streams < 2; streams++) {
+        engine e;
+        engine_open(&e, grid, "bf16", streams ? "stream" : "resident", -0.75);
+        CHECK(bw_store_side_rank(e.store) == 4 && strstr(bw_store_describe(e.store), "packed bf16"));
+        for (size_t i = 0; i < sizeof walk / sizeof *walk; i++) {
+            bw_layer lent;
+            CHECK_OK(bw_store_acquire(e.store, walk[i][0], walk[i][1], &lent));
+            for (int target = 0; target < BW_TARGETS; target++) {
+                check_weight(&lent, walk[i][0], (bw_target)target);
+                check_side(&lent, e.folded, walk[i][0], (bw_target)target, -0.75);
+            }
+            CHECK_OK(bw_store_release(e.store, walk[i][0]));
+        }
+        engine_close(&e);
+    }
+}
+
+/* ---- a delta far below the spacing of bf16 ------------------------------------------------------------------------------ */
+static void queries(const bw_grid *grid, const char *precision, double factor, float *q)
+{
+    engine e;
+    bw_block block;
+    bw_saved saved;
+    bw_layer lent;
+    const bw_spec *spec = bw_source_spec(source);
+    int32_t positions[T] = {0};
+    float *x = bw_calloc(T * spec->d_model, sizeof *x, "test");
+    bw_rows_of rows = {.T = T, .positions = positions}; /* all at position 0, where nothing is rotated */
+    for (int64_t i = 0; i < T * spec->d_model; i++)
+        x[i] = test_b(3, (int)(i % 7), i, i / 13);
+    engine_open(&e, grid, precision, "resident", factor);
+    CHECK_OK(bw_block_create(&block, e.store, NULL, T, T));
+    CHECK_OK(bw_saved_create(&saved, spec, NULL, T));
+    CHECK_OK(bw_store_acquire(e.store, 1, -1, &lent));
+    bw_block_inputs_forward(&block, &rows, &lent, 1, x, &saved);
+    memcpy(q, saved.q, (size_t)(T * spec->n_head * spec->head_dim) * sizeof *q);
+    CHECK_OK(bw_store_release(e.store, 1));
+    bw_saved_free(&saved);
+    bw_block_free(&block);
+    engine_close(&e);
+    bw_free(x);
+}
+
+/* Of what factor * scaling * B A would add to W_q, the share of entries that W rounded to bf16 does not show. */
+static double lost_share(double factor)
+{
+    static float dense[MOST], A[MOST], B[MOST];
+    const int64_t out = bw_source_spec(source)->n_head * bw_source_spec(source)->head_dim, in = bw_source_spec(source)->d_model;
+    const bw_pair shape = {.r = 4, .A = {.layout = {.n = in}}, .B = {.layout = {.m = out}}};
+    int64_t lost = 0;
+    CHECK_OK(bw_source_read(source, 1, BW_Q, 0, out, 0, in, dense, in));
+    test_dense(SEED_FOLDED, BW_TARGETS + BW_Q, &shape, A, B);
+    for (int64_t i = 0; i < out; i++)
+        for (int64_t j = 0; j < in; j++) {
+            double delta = 0;
+            for (int l = 0; l < 4; l++)
+                delta += factor * 2 * (double)B[i * 4 + l] * (double)A[l * in + j]; /* scaling 8 / 4 */
+            const float w = dense[i * in + j];
+            lost += bw_to_bf16(w + (float)delta) == bw_to_bf16(w);
+        }
+    return (double)lost / (double)(out * in);
+}
+
+/* q with the adapter less q without it is what the adapter adds, here as in fp32: off by its own four roundings to 8 bits, not by the weight's. */
+static void check_small_delta(const bw_grid *grid)
+{
+    static float with[T * 64], without[T * 64], with_full[T * 64], without_full[T * 64];
+    const double factor = 0x1p-12;
+    const int64_t n = T * bw_source_spec(source)->n_head * bw_source_spec(source)->head_dim;
+    double apart = 0, length = 0;
+    queries(grid, "bf16", factor, with);
+    queries(grid, "bf16", 0, without);
+    queries(grid, "fp32", factor, with_full);
+    queries(grid, "fp32", 0, without_full);
+    for (int64_t i = 0; i < n; i++) {
+        const double here = (double)with[i] - (double)without[i], there = (double)with_full[i] - (double)without_full[i];
+        apart += (here - there) * (here - there);
+        length += there * there;
+    }
+    if (grid->rank == 0)
+        printf("delta: %.1f%% of its entries lost in bf16 storage; beside the weight %.4f of it\n", 100 * lost_share(factor), sqrt(apart / length));
+    CHECK(lost_share(factor) > 0.9);
+    CHECK(sqrt(apart / length) < 0x1p-6);
+}
+
+int main(int argc, char **argv)
+{
+    bw_grid *grid = NULL;
+    bw_tiny tiny = BW_TINY;
+    CHECK_OK(bw_par_start(&argc, &argv));
+    test_folder_make();
+    CHECK_OK(bw_grid_create(&grid, "auto", 0, 0));
+    tiny.n_layer = LAYERS;
+    if (grid->rank == 0)
+        CHECK_OK(bw_tiny_model_write_as(test_folder, &tiny, 3));
+    CHECK_OK(bw_barrier(grid));
+    CHECK_OK(bw_source_open(&source, test_folder));
+    check_every_grid(check_lending);
+    check_every_grid(check_same_bits);
+    check_gradients(grid);
+    check_small_delta(grid);
+    bw_source_close(source);
+    CHECK_OK(bw_barrier(grid));
+    if (grid->rank == 0)
+        test_remove(test_folder);
+    bw_grid_destroy(&grid);
+    return check_finish("bf16");
+}
