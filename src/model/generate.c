@@ -91,19 +91,24 @@ static void pass_add(decoder *d, int slot, const int32_t *tokens, int32_t count)
     d->T += count;
 }
 
-static void attend(decoder *d, int layer)
+static void attend_run(decoder *d, int layer, const run *r)
 {
     const bw_spec *spec = d->spec;
     int64_t query = (int64_t)spec->n_head * spec->head_dim, width = (int64_t)spec->n_kv * spec->head_dim;
-    for (int i = 0; i < d->n_runs; i++) {
-        const run *r = &d->runs[i];
-        int32_t before = d->sequences[r->slot].length;
-        int64_t cache = (layer * d->cache_rows + d->sequences[r->slot].place) * width;
-        memcpy(d->keys + cache + before * width, d->saved.k + r->first * width, (size_t)(r->rows * width) * sizeof(float));
-        memcpy(d->values + cache + before * width, d->saved.v + r->first * width, (size_t)(r->rows * width) * sizeof(float));
-        bw_attention_cached(&d->block.attention, d->saved.mixed + r->first * query, d->saved.q + r->first * query, query, r->rows, d->keys + cache,
-                            d->values + cache, width, before + r->rows);
-    }
+    int32_t before = d->sequences[r->slot].length;
+    int64_t cache = (layer * d->cache_rows + d->sequences[r->slot].place) * width;
+    memcpy(d->keys + cache + before * width, d->saved.k + r->first * width, (size_t)(r->rows * width) * sizeof(float));
+    memcpy(d->values + cache + before * width, d->saved.v + r->first * width, (size_t)(r->rows * width) * sizeof(float));
+    bw_attention_cached(&d->block.attention, d->saved.mixed + r->first * query, d->saved.q + r->first * query, query, r->rows, d->keys + cache,
+                        d->values + cache, width, before + r->rows);
+}
+
+/* Threads share out the sequences; a sequence alone (a long prompt) is shared out inside. */
+static void attend(decoder *d, int layer)
+{
+#pragma omp parallel for schedule(dynamic) if (d->n_runs > 1)
+    for (int i = 0; i < d->n_runs; i++)
+        attend_run(d, layer, &d->runs[i]);
 }
 
 /* The next token of every sequence in the pass, from its last row. */
@@ -114,6 +119,7 @@ static void choose(decoder *d)
         memcpy(d->last + i * C, d->x + (d->runs[i].first + d->runs[i].rows - 1) * C, (size_t)C * sizeof(float));
     bw_rmsnorm_forward(d->normed, d->inv_rms, d->last, bw_store_norm(d->store), d->spec->norm_add_one, (float)d->spec->norm_eps, d->n_runs, C);
     bw_gemm(false, true, d->n_runs, V, C, 1, d->normed, C, bw_store_head(d->store), C, 0, d->logits, V);
+#pragma omp parallel for schedule(static)
     for (int i = 0; i < d->n_runs; i++) {
         sequence *s = &d->sequences[d->runs[i].slot];
         s->length += d->runs[i].rows;
