@@ -49,9 +49,9 @@ def ratios(path):
         print(f"{name:16} {other['precision']:22} {other['dropout']:>7} {median[0]:11.1f} {median[1]:11.1f} {statistics.median(each):6.2f} "
               f"{min(each):6.2f} {median[2]:9.0f} {median[3]:9.0f}")
     for row in rows:
-        if row["program"] == "breakwater" and row["ranks"] != "1":
-            print(f"ours, {row['ranks']} ranks x {row['threads']}: {row['tokens_per_s']} tokens/s, {row['peak_rss_mib']} MiB in all (shared memory "
-                  "counted once for each rank)")
+        if row["program"] == "breakwater":
+            print(f"ours, {row['name']}, {row['ranks']} x {row['threads']}: {row['tokens_per_s']} tokens/s, {row['peak_rss_mib']} MiB in all (memory that "
+                  "ranks share is counted once for each)")
 
 
 def bars(path):

@@ -3,7 +3,7 @@
 # targets q,v,gate,up,down, 8 rows a step, at most 512 tokens a row. Writes results.csv, ratios.txt and a plot to the output folder.
 #   benchmarks/run.sh MODEL.gguf|FOLDER OUTPUT
 # Settings, from the environment: those of lib.sh, and
-#   ROUNDS 2  STEPS 12  WARM_UP 3
+#   ROUNDS 2  STEPS 12  WARM_UP 3  RANKS (all THREADS: ours as a rank a core; 1: as one rank with all threads)
 #   PEERS        which configurations of the peer run, of: authors tuned tuned-dropout packed compile authors-bf16 bf16 bf16-dropout bf16-compile
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,6 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 rounds=${ROUNDS:-2} steps=${STEPS:-12} warm_up=${WARM_UP:-3}
 . "$here/lib.sh"
 take_folders "$1" "$2"
+ranks=${RANKS:-$threads}
 
 # The peer's configurations: name, then options of peer_peft.py.
 peers=(
@@ -66,11 +67,11 @@ for ((round = 1; round <= rounds; round++)); do
     [[ $options != *"--dropout 0.1"* ]] || dropout=0.1
     [[ " ${precisions[*]} " == *" $precision "* ]] || continue
     # Ours under the same settings just before the peer: what disturbs the machine disturbs both.
-    ours "$round" "$precision-dropout-$dropout-before-$name" 1 "$threads" "$precision" "$dropout"
+    ours "$round" "$precision-dropout-$dropout-before-$name" "$ranks" $((threads / ranks)) "$precision" "$dropout"
     # shellcheck disable=SC2086 # options are words
     peer "$round" "$name" $options
   done
-  [ "$threads" -lt 2 ] || ours "$round" "fp32-$threads-ranks" "$threads" 1 fp32 0
+  [ "$threads" -lt 2 ] || ours "$round" fp32-other-layout $((ranks == 1 ? threads : 1)) $((ranks == 1 ? 1 : threads)) fp32 0
 done
 python3 "$here/results.py" ratios "$out/results.csv" | tee "$out/ratios.txt"
 if command -v gnuplot >/dev/null; then
