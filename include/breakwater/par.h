@@ -171,13 +171,8 @@ int bw_blacs_open(bw_grid *grid); /* called by bw_grid_create */
 void bw_blacs_close(bw_grid *grid);
 /* C = alpha * op(A) op(B) + beta * C */
 int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, const bw_matrix *a, const bw_matrix *b, double beta, bw_matrix *c);
-/* Orthonormal basis of the range of A (m x n) by pivoted QR (p?geqpf): Q gets m x n columns of which the first *rank count,
- * and the others are zero, so that Q Q^T projects as it is. A pivot below n * eps * largest is numerically zero and its direction is not in
- * the range; eps is that of fp32, because factors are stored in it and what lies below is their rounding. NaN or Inf: BW_DATA. */
-int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank);
-/* Copy between layouts, types alike (p?gemr2d). */
-int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to);
-double bw_pnorm(const bw_grid *grid, const bw_matrix *a); /* Frobenius; NaN where MPI fails */
+/* Copy into the rows from `row` and the columns from `col` on of a matrix of another layout; types alike, F32 too (p?gemr2d). */
+int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to, int64_t row, int64_t col);
 /* Eigenpairs of a small symmetric matrix held whole by every rank, ascending: LAPACK dsyev, local. v column-major. */
 int bw_symmetric_eigen(int n, double *matrix_in_vectors_out, double *values);
 const char *bw_scalapack_version(void);

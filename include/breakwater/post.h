@@ -11,14 +11,14 @@ typedef struct bw_merge_row { /* one target: a row of merge.csv */
     bw_target target;
     int r_user, r_reinforce, kept, range; /* eigenvalues above tau, numerical rank of B_eff */
     double lambda_max, lambda_min, norm_user, norm_reinforce, removed /* ||Q Q^T W_R|| / ||W_R|| */, cosine, norm_delta;
-    double orthogonality; /* largest entry of |Q^T Q - I| */
+    double orthogonality; /* largest entry of |Q^T Q - I|, multiplied out from the Q that projects */
     bool dense;           /* fidelity of the stored weights: share of entries changed, cosine and relative error of the delta */
     double changed, delta_cosine, delta_error;
 } bw_merge_row;
 typedef enum bw_merge_method { BW_MERGE_QR, BW_MERGE_NAIVE, BW_MERGE_USER } bw_merge_method;
-/* Merge one pair of factors: out gets A = [A_U; A_R], B = scale * [s_U B_U | s_R (B_R - alpha Q Q^T B_R)], scaling 1. user or reinforce may be NULL.
- * out is created by the caller (bw_adapter_create), r at least r_U + r_R; further rows and columns become zero. row gets everything but layer, target
- * and the dense part. Collective on world: every replica does the same. */
+/* Merge one pair of factors: out gets A = [A_U; A_R], B = scale * [s_U B_U | s_R (B_R - alpha Q Q^T B_R)], scaling 1. One of them may
+ * be NULL. out is created by the caller (bw_adapter_create), r at least r_U + r_R; further rows and columns become zero. row gets everything but layer,
+ * target and the dense part. BW_DATA: a factor is not finite. Collective on world: every replica does the same. */
 int bw_merge_pair(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_merge_method method, double alpha, double tau, double scale,
                   bw_pair *out, bw_merge_row *row);
 /* The merge command: adapters in, for every alpha x scale an output folder (config->output itself when there is one). Collective on world. */

@@ -208,12 +208,12 @@ done:
 
 /* ---- the part ------------------------------------------------------------------------------------------------------------------ */
 
-/* G = A A^T; QR and Q of B; Q^T B_R and Q times it. */
+/* U^T U, U^T R and R^T R of both factors; then of B: Q = B_U T, Q^T Q, Q^T B_R, and B_U M. */
 static double flops_of(const merging *m)
 {
     double flops = 0, square = (double)m->r * m->r;
     for (int i = 0; i < m->count; i++)
-        flops += 2 * square * (double)m->cases[i].in + 8 * square * (double)m->cases[i].out;
+        flops += 2 * square * (3 * (double)m->cases[i].in + 7 * (double)m->cases[i].out);
     return flops;
 }
 

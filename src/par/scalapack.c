@@ -3,9 +3,7 @@
  * No header of theirs exists, so the prototypes are here: Fortran takes every argument by address, INTEGER is 32 bits,
  * and each CHARACTER argument adds its length as a hidden size_t at the end. */
 #include <dlfcn.h>
-#include <float.h>
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "par/comms.h"
@@ -21,10 +19,6 @@ void pilaver_(int *major, int *minor, int *patch);
 void pdgemm_(const char *trans_a, const char *trans_b, const int *m, const int *n, const int *k, const double *alpha, const double *a, const int *ia,
              const int *ja, const int *desc_a, const double *b, const int *ib, const int *jb, const int *desc_b, const double *beta, double *c,
              const int *ic, const int *jc, const int *desc_c, size_t, size_t);
-void pdgeqpf_(const int *m, const int *n, double *a, const int *ia, const int *ja, const int *desc_a, int *pivots, double *tau, double *work,
-              const int *lwork, int *info);
-void pdorgqr_(const int *m, const int *n, const int *k, double *a, const int *ia, const int *ja, const int *desc_a, const double *tau, double *work,
-              const int *lwork, int *info);
 void pdgemr2d_(const int *m, const int *n, const double *a, const int *ia, const int *ja, const int *desc_a, double *b, const int *ib, const int *jb,
                const int *desc_b, const int *context);
 void psgemr2d_(const int *m, const int *n, const float *a, const int *ia, const int *ja, const int *desc_a, float *b, const int *ib, const int *jb,
@@ -80,9 +74,11 @@ static bool empty(const bw_matrix *matrix)
 /* ---- multiply ------------------------------------------------------------------------------------------------------ */
 static void scale_piece(double beta, bw_matrix *c)
 {
-    double *data = c->data;
-    for (int64_t i = 0; i < c->rows * c->cols; i++)
-        data[i] = beta == 0 ? 0 : beta * data[i];
+    for (int64_t j = 0; j < c->cols; j++)
+        for (int64_t i = 0; i < c->rows; i++) {
+            double *entry = (double *)c->data + i + j * c->ld;
+            *entry = beta == 0 ? 0 : beta * *entry;
+        }
 }
 
 int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, const bw_matrix *a, const bw_matrix *b, double beta, bw_matrix *c)
@@ -106,137 +102,21 @@ int bw_pgemm(const bw_grid *grid, bool trans_a, bool trans_b, double alpha, cons
 }
 
 /* ---- copy between layouts ------------------------------------------------------------------------------------------ */
-int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to)
+int bw_redistribute(const bw_grid *grid, const bw_matrix *from, bw_matrix *to, int64_t row, int64_t col)
 {
     int desc_from[DESCRIPTOR], desc_to[DESCRIPTOR];
     BW_ASSERT(from->type == to->type && (from->type == BW_PIECE_F64 || from->type == BW_PIECE_F32));
-    BW_ASSERT(from->layout.m == to->layout.m && from->layout.n == to->layout.n);
+    BW_ASSERT(row >= 0 && col >= 0 && row + from->layout.m <= to->layout.m && col + from->layout.n <= to->layout.n);
     BW_TRY(describe(grid, from, desc_from));
     BW_TRY(describe(grid, to, desc_to));
     if (empty(from))
         return BW_OK;
-    const int *m = &desc_from[2], *n = &desc_from[3];
+    const int *m = &desc_from[2], *n = &desc_from[3], i = (int)row + 1, j = (int)col + 1; /* Fortran counts from 1 */
     if (from->type == BW_PIECE_F64)
-        pdgemr2d_(m, n, from->data, &one, &one, desc_from, to->data, &one, &one, desc_to, &grid->context);
+        pdgemr2d_(m, n, from->data, &one, &one, desc_from, to->data, &i, &j, desc_to, &grid->context);
     else
-        psgemr2d_(m, n, from->data, &one, &one, desc_from, to->data, &one, &one, desc_to, &grid->context);
+        psgemr2d_(m, n, from->data, &one, &one, desc_from, to->data, &i, &j, desc_to, &grid->context);
     return BW_OK;
-}
-
-/* ---- norm ---------------------------------------------------------------------------------------------------------- */
-double bw_pnorm(const bw_grid *grid, const bw_matrix *a)
-{
-    const double *data = a->data;
-    double sum = 0;
-    for (int64_t i = 0; i < a->rows * a->cols; i++)
-        sum += data[i] * data[i];
-    if (MPI_Allreduce(MPI_IN_PLACE, &sum, 1, MPI_DOUBLE, MPI_SUM, grid->comms->grid) != MPI_SUCCESS)
-        return NAN;
-    return sqrt(sum);
-}
-
-/* ---- range --------------------------------------------------------------------------------------------------------- */
-enum { QR_BLOCK = 32 };
-
-typedef struct factored {
-    bw_matrix matrix; /* R in its upper triangle, the reflectors below */
-    double *tau, *work, *diagonal;
-    int *pivots;
-    int lwork, k; /* k = min(m, n) reflectors */
-} factored;
-
-static void free_factored(factored *qr)
-{
-    bw_matrix_free(&qr->matrix);
-    bw_free(qr->tau);
-    bw_free(qr->work);
-    bw_free(qr->diagonal);
-    bw_free(qr->pivots);
-}
-
-/* The documented minima of p?geqpf and p?orgqr for the largest piece, that of position (0, 0), and room to spare: a workspace query reads
- * arrays that are not there yet. */
-static int allocate_factored(const bw_grid *grid, factored *qr, const bw_bcyc *layout)
-{
-    int block = QR_BLOCK;
-    int64_t rows = bw_bcyc_count(layout->m, block, 0, grid->nprow), cols = bw_bcyc_count(layout->n, block, 0, grid->npcol);
-    int64_t least = layout->m < layout->n ? layout->m : layout->n, work = rows + 3 * cols + block * (rows + cols + block) + 3;
-    if (least > INT_MAX || work > INT_MAX)
-        return bw_fail(BW_SYSTEM, "factoring a %lld x %lld matrix takes more work space than ScaLAPACK's 32-bit integers count; use more ranks",
-                       (long long)layout->m, (long long)layout->n);
-    BW_TRY(bw_matrix_create(&qr->matrix, grid, BW_PIECE_F64, layout->m, layout->n, block, block, "qr"));
-    qr->k = (int)least;
-    qr->lwork = (int)work;
-    BW_TRY(BW_NEW(qr->tau, cols + block, "qr"));
-    BW_TRY(BW_NEW(qr->pivots, cols + block, "qr"));
-    BW_TRY(BW_NEW(qr->diagonal, qr->k, "qr"));
-    return BW_NEW(qr->work, qr->lwork, "qr");
-}
-
-static int read_diagonal(const bw_grid *grid, factored *qr)
-{
-    const bw_matrix *matrix = &qr->matrix;
-    int block = matrix->layout.nb;
-    for (int i = 0; i < qr->k; i++)
-        if (bw_bcyc_owner(i, block, grid->nprow) == grid->myrow && bw_bcyc_owner(i, block, grid->npcol) == grid->mycol)
-            qr->diagonal[i] = ((double *)matrix->data)[bw_bcyc_local(i, block, grid->nprow) + bw_bcyc_local(i, block, grid->npcol) * matrix->ld];
-    BW_MPI(MPI_Allreduce(MPI_IN_PLACE, qr->diagonal, qr->k, MPI_DOUBLE, MPI_SUM, grid->comms->grid)); /* one owner each, zero elsewhere */
-    return BW_OK;
-}
-
-/* Pivoting leaves the diagonal falling, so the rank is where it first drops below the rounding of what was factored. */
-static int count_rank(const factored *qr)
-{
-    double limit = (double)qr->matrix.layout.n * (double)FLT_EPSILON * fabs(qr->diagonal[0]);
-    int rank = 0;
-    while (rank < qr->k && fabs(qr->diagonal[rank]) > limit)
-        rank++;
-    return rank;
-}
-
-static void clear_columns_from(bw_matrix *q, int64_t first)
-{
-    for (int64_t c = 0; c < q->cols; c++)
-        if (bw_bcyc_global(c, q->layout.nb, q->mycol, q->layout.npcol) >= first)
-            for (int64_t r = 0; r < q->rows; r++)
-                ((double *)q->data)[r + c * q->ld] = 0;
-}
-
-static int factor(const bw_grid *grid, factored *qr, int *rank)
-{
-    int descriptor[DESCRIPTOR], info = 0;
-    BW_TRY(describe(grid, &qr->matrix, descriptor));
-    const int *m = &descriptor[2], *n = &descriptor[3];
-    pdgeqpf_(m, n, qr->matrix.data, &one, &one, descriptor, qr->pivots, qr->tau, qr->work, &qr->lwork, &info);
-    if (info != 0)
-        return bw_fail(BW_BUG, "pdgeqpf refused argument %d of a %d x %d matrix", -info, *m, *n);
-    BW_TRY(read_diagonal(grid, qr));
-    *rank = count_rank(qr);
-    pdorgqr_(m, &qr->k, &qr->k, qr->matrix.data, &one, &one, descriptor, qr->tau, qr->work, &qr->lwork, &info);
-    return info == 0 ? BW_OK : bw_fail(BW_BUG, "pdorgqr refused argument %d of a %d x %d matrix", -info, *m, qr->k);
-}
-
-int bw_prange(const bw_grid *grid, bw_matrix *a, bw_matrix *q, int *rank)
-{
-    factored qr = {0};
-    int status = BW_OK;
-    BW_ASSERT(a->type == BW_PIECE_F64 && q->type == BW_PIECE_F64 && a->layout.m == q->layout.m && a->layout.n == q->layout.n);
-    double norm = bw_pnorm(grid, a);
-    *rank = 0;
-    clear_columns_from(q, 0);
-    if (norm == 0)
-        return BW_OK;
-    if (!isfinite(norm))
-        return bw_fail(BW_DATA, "a %lld x %lld factor holds NaN, Inf or numbers whose squares overflow, and has no range", (long long)a->layout.m,
-                       (long long)a->layout.n);
-    BW_GO(bw_agree_on(grid->comms->grid, allocate_factored(grid, &qr, &a->layout)));
-    BW_GO(bw_redistribute(grid, a, &qr.matrix));
-    BW_GO(factor(grid, &qr, rank));
-    BW_GO(bw_redistribute(grid, &qr.matrix, q));
-    clear_columns_from(q, *rank);
-done:
-    free_factored(&qr);
-    return status;
 }
 
 /* ---- eigenpairs ---------------------------------------------------------------------------------------------------- */

@@ -3,13 +3,32 @@
 #define BREAKWATER_POST_INSIDE_H
 #include "breakwater/post.h"
 
+/* ---- small.c: small matrices in float64, column-major (entry (i, j) of X at X[i + j * ldx]), whole on every rank. Local --------- */
+/* C = A B, or A^T B: m x n, k products an entry. */
+void bw_small_multiply(bool trans_a, int m, int n, int k, const double *a, int lda, const double *b, int ldb, double *c, int ldc);
+/* Sum over the products of entries, m x n each. */
+double bw_small_dot(int m, int n, const double *a, int lda, const double *b, int ldb);
+/* root (n x *rank, room for n x n): K with K^T G K = I. For G = B^T B the columns of B K are an orthonormal basis of the range of B: the first *rank
+ * columns of the Q of its pivoted QR, where *rank counts the pivots R_ii > cut * R_00. Of gram (n x n) the upper triangle is read; all
+ * of it is overwritten. */
+int bw_small_inverse_root(int n, double *gram, double cut, double *root, int *rank);
+
+/* ---- tall.c: products of the tall factors U and R of two adapters, alike in all but their rank (F32). Collective on world ------------- */
+/* gram (n x n column-major, ld; n = r_U + r_R), on every rank, the same bits: the upper blocks of [U R]^T [U R], where the factors are A of
+ * [U; R] [U; R]^T. U or R may be NULL, with rank 0. BW_DATA: not finite. */
+int bw_tall_gram(const bw_grid *grid, bool rows, const bw_matrix *user, const bw_matrix *reinforce, double *gram, int64_t ld);
+/* gram (columns x (columns + r_R), column-major) = Q^T [Q B_R] for Q = B_U T, T r_U x columns. As above. */
+int bw_tall_turned(const bw_grid *grid, const bw_matrix *user, const bw_matrix *reinforce, const double *transform, int columns, double *gram);
+/* out (F32, laid out as B_R) = factor B_R + B_U M, M r_U x r_R; rounded once. */
+int bw_tall_combine(const bw_grid *grid, const bw_matrix *user, const bw_matrix *reinforce, const double *m, double factor, bw_matrix *out);
+
 /* ---- merge_pair.c: a merge in two steps, so that a grid of alpha and scale does the QR once ------------------------ */
 typedef struct bw_merge_work {
-    bw_matrix projected; /* Q Q^T B_R in F64, laid out as B_R; no data where nothing is projected */
-    double inner[3][3];  /* <X, Y> over X, Y in {B_U A_U, B_R A_R, (Q Q^T B_R) A_R}, without scalings */
-    bw_merge_row row;    /* what does not depend on alpha and scale */
+    double *projection; /* M, r_U x r_R column-major, with Q Q^T B_R = B_U M; NULL where nothing is projected */
+    double inner[3][3]; /* <X, Y> over X, Y in {B_U A_U, B_R A_R, (Q Q^T B_R) A_R}, without scalings */
+    bw_merge_row row;   /* what does not depend on alpha and scale */
 } bw_merge_work;
-/* Collective on world. user or reinforce may be NULL. */
+/* Collective on world. user or reinforce may be NULL, not both. */
 int bw_merge_prepare(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_merge_method method, double tau, bw_merge_work *work);
 /* out: created, r at least r_U + r_R; its further rows and columns become zero. Collective on world. */
 int bw_merge_combine(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, const bw_merge_work *work, double alpha, double scale,

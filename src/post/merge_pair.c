@@ -1,103 +1,66 @@
 /* The merge of one pair of factors (arXiv 2605.24550). W_R is never formed: W_R - alpha Q Q^T W_R = s_R (B_R - alpha Q (Q^T B_R)) A_R.
- * Products, QR and eigenvectors are float64 through par/scalapack; placing a factor's columns into the wider one is a product with a 0/1
- * matrix, which is exact, so that ScaLAPACK does all of the moving. */
+ *
+ * Nor is Q kept. The tall factors are seen through Gram matrices in float64 (tall.c), and all else is algebra of matrices of their rank, done on
+ * every rank with the same bits: Q = B_U T, so that Q (Q^T B_R) = B_U M with M = T (Q^T B_R). */
 #include "post/inside.h"
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 enum { USER, REINFORCE, PROJECTED, PARTS };
+/* A basis counts as orthonormal when Q^T Q is this near to I: far below the rounding of factors to fp32. Reached after one correction (CholeskyQR2).
+ */
+static const double ORTHONORMAL = 1e-10;
+enum { MOST_CORRECTIONS = 3 };
 static const char purpose[] = "merge";
 
-static int share(int64_t n, int parts)
-{
-    return n > parts ? (int)((n + parts - 1) / parts) : 1;
-}
+typedef struct small {
+    int r_user, r_reinforce, n; /* n = r_U + r_R */
+    double *gram_a, *gram_b;    /* n x n: of [A_U; A_R] and of [B_U B_R] */
+    double *directions;         /* r_U x r_U: eigenvectors of A_U A_U^T by rising eigenvalue */
+    double *basis;              /* T, r_U x range: Q = B_U T */
+    double *gram_q;             /* Q^T [Q B_R], range x (range + r_R) */
+    double *root, *next;        /* scratch, n x n */
+} small;
 
-/* A small matrix of which every rank owns about the same part. */
-static int small_create(bw_matrix *out, const bw_grid *grid, int64_t m, int64_t n)
+static int small_create(small *s, int r_user, int r_reinforce)
 {
-    return bw_matrix_create(out, grid, BW_PIECE_F64, m, n, share(m, grid->nprow), share(n, grid->npcol), purpose);
-}
-
-static int like(bw_matrix *out, const bw_grid *grid, const bw_matrix *shape, int64_t n, bw_piece_type type)
-{
-    return bw_matrix_create(out, grid, type, shape->layout.m, n, shape->layout.mb, shape->layout.nb, purpose);
-}
-
-static double *entry(const bw_matrix *matrix, int64_t i, int64_t j)
-{
-    return (double *)matrix->data + i + j * matrix->ld;
-}
-
-/* out = factor * in, the same layout, in float64. */
-static int widen(bw_matrix *out, const bw_grid *grid, const bw_matrix *in, double factor)
-{
-    BW_ASSERT(in->type == BW_PIECE_F32);
-    BW_TRY(like(out, grid, in, in->layout.n, BW_PIECE_F64));
-    const float *from = in->data;
-    for (int64_t j = 0; j < in->cols; ++j)
-        for (int64_t i = 0; i < in->rows; ++i)
-            *entry(out, i, j) = factor * (double)from[i + j * in->ld];
+    int n = r_user + r_reinforce;
+    *s = (small){.r_user = r_user, .r_reinforce = r_reinforce, .n = n};
+    double **all[] = {&s->gram_a, &s->gram_b, &s->directions, &s->basis, &s->gram_q, &s->root, &s->next};
+    for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
+        BW_TRY(BW_NEW(*all[i], (int64_t)n * n, purpose));
     return BW_OK;
 }
 
-static void narrow(bw_matrix *out, const bw_matrix *in)
+static void small_free(small *s)
 {
-    float *to = out->data;
-    for (int64_t j = 0; j < out->cols; ++j)
-        for (int64_t i = 0; i < out->rows; ++i)
-            to[i + j * out->ld] = (float)*entry(in, i, j);
+    double *all[] = {s->gram_a, s->gram_b, s->directions, s->basis, s->gram_q, s->root, s->next};
+    for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
+        bw_free(all[i]);
 }
 
-/* Every rank gets the whole of a small matrix, column-major. Each entry's bits come from its one owner in replica 0, and a sum with zeros
- * keeps them, so all ranks of all replicas go on with the same bits. */
-static int spread(const bw_grid *grid, const bw_matrix *matrix, double *dense)
+static void copy_block(double *to, int ldto, const double *from, int ldfrom, int rows, int columns)
 {
-    const bw_bcyc *layout = &matrix->layout;
-    int status = BW_OK;
-    int64_t *bits = NULL, count = layout->m * layout->n;
-    BW_GO(bw_agree(grid, BW_NEW(bits, count, purpose)));
-    for (int64_t j = 0; grid->replica == 0 && j < matrix->cols; ++j)
-        for (int64_t i = 0; i < matrix->rows; ++i) {
-            int64_t row = bw_bcyc_global(i, layout->mb, matrix->myrow, layout->nprow);
-            int64_t col = bw_bcyc_global(j, layout->nb, matrix->mycol, layout->npcol);
-            memcpy(&bits[row + col * layout->m], entry(matrix, i, j), sizeof(double));
-        }
-    BW_GO(bw_sum_ints(grid, bits, (int)count));
-    memcpy(dense, bits, (size_t)count * sizeof *dense);
-done:
-    bw_free(bits);
-    return status;
+    for (int j = 0; j < columns; ++j)
+        memcpy(to + (int64_t)j * ldto, from + (int64_t)j * ldfrom, (size_t)rows * sizeof *to);
 }
 
-/* dense = X Y^T, or X^T Y; on every rank. */
-static int gram(const bw_grid *grid, bool columns, const bw_matrix *x, const bw_matrix *y, double *dense)
+/* The block of a Gram matrix that belongs to parts x and y. */
+static const double *block(const small *s, const double *gram, int x, int y)
 {
-    bw_matrix product = {0};
-    int status;
-    int64_t m = columns ? x->layout.n : x->layout.m, n = columns ? y->layout.n : y->layout.m;
-    BW_GO(bw_agree(grid, small_create(&product, grid, m, n)));
-    BW_GO(bw_pgemm(grid, columns, !columns, 1, x, y, 0, &product));
-    BW_GO(spread(grid, &product, dense));
-done:
-    bw_matrix_free(&product);
-    return status;
+    return gram + (x == USER ? 0 : s->r_user) + (int64_t)(y == USER ? 0 : s->r_user) * s->n;
 }
 
 /* ---- the projection ------------------------------------------------------------------------------------------------ */
-typedef struct factors {
-    bw_matrix A[PARTS], B[PARTS]; /* float64; data NULL where absent. PROJECTED borrows A of REINFORCE and B of the work */
-    int r[PARTS];
-} factors;
-
-/* Eigenvalues of G = A_U A_U^T above tau * the largest: how many, and their vectors (the last columns of v). */
-static int keep_directions(const bw_grid *grid, const factors *f, double tau, bw_merge_row *row, double *v)
+/* Eigenvalues of G = A_U A_U^T above tau * the largest: how many, and their vectors (the last columns of s->directions). */
+static int keep_directions(const bw_grid *grid, small *s, double tau, bw_merge_row *row)
 {
-    int r = f->r[USER], status;
+    int r = s->r_user, status;
     double *values = NULL;
     BW_GO(bw_agree(grid, BW_NEW(values, r, purpose)));
-    BW_GO(gram(grid, false, &f->A[USER], &f->A[USER], v));
-    BW_GO(bw_agree(grid, bw_symmetric_eigen(r, v, values)));
+    copy_block(s->directions, r, s->gram_a, s->n, r, r);
+    BW_GO(bw_agree(grid, bw_symmetric_eigen(r, s->directions, values)));
     row->lambda_min = values[0];
     row->lambda_max = values[r - 1];
     for (int i = 0; i < r; ++i)
@@ -107,105 +70,103 @@ done:
     return status;
 }
 
-/* B_eff = B_U V_kept; v is r x r column-major, the kept vectors last. */
-static int select_directions(const bw_grid *grid, const bw_matrix *b, const double *v, int kept, bw_matrix *b_eff)
+/* T = T K with K^T G K = I, G the Gram matrix (ld) of the `columns` of Q = B_U T: what of Q is above `cut`, made orthonormal. */
+static int orthonormalise(const bw_grid *grid, small *s, const double *gram, int ld, double cut, int *columns)
 {
-    int64_t r = b->layout.n;
-    bw_matrix chosen = {0};
-    int status;
-    BW_GO(bw_agree(grid, small_create(&chosen, grid, r, kept)));
-    for (int64_t j = 0; j < chosen.cols; ++j)
-        for (int64_t i = 0; i < chosen.rows; ++i) {
-            int64_t row = bw_bcyc_global(i, chosen.layout.mb, chosen.myrow, chosen.layout.nprow);
-            int64_t col = bw_bcyc_global(j, chosen.layout.nb, chosen.mycol, chosen.layout.npcol);
-            *entry(&chosen, i, j) = v[row + (r - kept + col) * r];
-        }
-    BW_GO(bw_pgemm(grid, false, false, 1, b, &chosen, 0, b_eff));
-done:
-    bw_matrix_free(&chosen);
-    return status;
+    int rank = 0, r = s->r_user;
+    copy_block(s->next, *columns, gram, ld, *columns, *columns);
+    BW_TRY(bw_agree(grid, bw_small_inverse_root(*columns, s->next, cut, s->root, &rank)));
+    bw_small_multiply(false, r, rank, *columns, s->basis, r, s->root, *columns, s->next, r);
+    copy_block(s->basis, r, s->next, r, r, rank);
+    *columns = rank;
+    return BW_OK;
 }
 
-/* The first n columns of a matrix, without a copy: block-cyclic columns keep their place. */
-static bw_matrix first_columns(const bw_matrix *matrix, int64_t n)
+/* Largest entry of |Q^T Q - I|, of the Q that was multiplied out. */
+static double orthogonality(const double *gram, int n)
 {
-    bw_matrix view = *matrix;
-    view.layout.n = n;
-    view.cols = bw_bcyc_count(n, view.layout.nb, view.mycol, view.layout.npcol);
-    return view;
+    double worst = 0;
+    for (int j = 0; j < n; ++j)
+        for (int i = 0; i < n; ++i)
+            worst = fmax(worst, fabs(gram[i + (int64_t)j * n] - (i == j)));
+    return worst;
 }
 
-static int orthogonality(const bw_grid *grid, const bw_matrix *q, double *worst)
+/* T = V_kept, and G = the Gram matrix of B_eff = B_U V_kept, cut there as a pivoted QR of B_eff would be: a pivot below kept * eps * the largest is
+ * numerically zero and its direction is not in the range; eps is that of fp32, because factors are stored in it and what lies below is their
+ * rounding. */
+static int first_basis(const bw_grid *grid, const bw_matrix *user, const bw_matrix *reinforce, small *s, int kept, int *columns)
 {
-    int64_t n = q->layout.n;
-    double *product = NULL;
-    int status;
-    BW_GO(bw_agree(grid, BW_NEW(product, n * n, purpose)));
-    BW_GO(gram(grid, true, q, q, product));
-    for (int64_t i = 0; i < n * n; ++i)
-        *worst = fmax(*worst, fabs(product[i] - (i % (n + 1) == 0 ? 1 : 0)));
-done:
-    bw_free(product);
-    return status;
+    int r = s->r_user;
+    double cut = kept * (double)FLT_EPSILON;
+    *columns = kept;
+    if (kept == r) { /* B_U spans the same, and its Gram matrix is there */
+        for (int i = 0; i < r; ++i)
+            s->basis[i + (int64_t)i * r] = 1;
+        return orthonormalise(grid, s, s->gram_b, s->n, cut, columns);
+    }
+    copy_block(s->basis, r, s->directions + (int64_t)(r - kept) * r, r, r, kept);
+    BW_TRY(bw_tall_turned(grid, user, reinforce, s->basis, kept, s->gram_q));
+    return orthonormalise(grid, s, s->gram_q, kept, cut, columns);
 }
 
-/* work->projected = Q (Q^T B_R) for Q the orthonormal basis of range(B_eff). */
-static int project(const bw_grid *grid, const factors *f, const double *v, bw_merge_work *work)
+/* s->basis = T with Q = B_U T an orthonormal basis of range(B_eff), and s->gram_q. Cholesky loses as much orthogonality as the square of B_eff's
+ * condition; what is left is measured on Q itself, and taken away by the same step once more where it is too much. */
+static int find_basis(const bw_grid *grid, const bw_matrix *user, const bw_matrix *reinforce, small *s, bw_merge_row *row)
 {
-    bw_matrix b_eff = {0}, q = {0}, inner = {0};
-    int status, rank = 0;
-    bw_merge_row *row = &work->row;
-    const bw_matrix *b_r = &f->B[REINFORCE];
-    BW_GO(bw_agree(grid, like(&b_eff, grid, &f->B[USER], row->kept, BW_PIECE_F64)));
-    BW_GO(bw_agree(grid, like(&q, grid, &f->B[USER], row->kept, BW_PIECE_F64)));
-    if (row->kept == f->r[USER])
-        memcpy(b_eff.data, f->B[USER].data, (size_t)(b_eff.rows * b_eff.cols) * sizeof(double));
-    else
-        BW_GO(select_directions(grid, &f->B[USER], v, row->kept, &b_eff));
-    BW_GO(bw_prange(grid, &b_eff, &q, &rank));
-    row->range = rank;
-    if (rank == 0)
-        goto done; /* an untrained target: nothing of W_R lies in the range */
-    bw_matrix basis = first_columns(&q, rank);
-    BW_GO(orthogonality(grid, &basis, &row->orthogonality));
-    BW_GO(bw_agree(grid, bw_matrix_create(&inner, grid, BW_PIECE_F64, rank, b_r->layout.n, share(rank, grid->nprow), b_r->layout.nb, purpose)));
-    BW_GO(bw_agree(grid, like(&work->projected, grid, b_r, b_r->layout.n, BW_PIECE_F64)));
-    BW_GO(bw_pgemm(grid, true, false, 1, &basis, b_r, 0, &inner));
-    BW_GO(bw_pgemm(grid, false, false, 1, &basis, &inner, 0, &work->projected));
-done:
-    bw_matrix_free(&b_eff);
-    bw_matrix_free(&q);
-    bw_matrix_free(&inner);
-    return status;
+    int columns;
+    BW_TRY(first_basis(grid, user, reinforce, s, row->kept, &columns));
+    row->range = columns;
+    for (int corrections = 0; columns > 0; ++corrections) {
+        BW_TRY(bw_tall_turned(grid, user, reinforce, s->basis, columns, s->gram_q));
+        row->orthogonality = orthogonality(s->gram_q, columns);
+        if (row->orthogonality <= ORTHONORMAL || corrections == MOST_CORRECTIONS)
+            break;
+        BW_TRY(orthonormalise(grid, s, s->gram_q, columns, 0, &columns));
+    }
+    return BW_OK;
+}
+
+/* Q^T B_R, range x r_R. */
+static const double *along_basis(const small *s, const bw_merge_row *row)
+{
+    return s->gram_q + (int64_t)row->range * row->range;
+}
+
+/* work->projection = T (Q^T B_R); nothing where the range is empty, as that of an untrained target is. */
+static int project(const bw_grid *grid, const bw_matrix *user, const bw_matrix *reinforce, small *s, bw_merge_work *work)
+{
+    int range;
+    BW_TRY(find_basis(grid, user, reinforce, s, &work->row));
+    if ((range = work->row.range) == 0)
+        return BW_OK;
+    BW_TRY(bw_agree(grid, BW_NEW(work->projection, (int64_t)s->r_user * s->r_reinforce, purpose)));
+    bw_small_multiply(false, s->r_user, s->r_reinforce, range, s->basis, s->r_user, along_basis(s, &work->row), range, work->projection, s->r_user);
+    return BW_OK;
 }
 
 /* ---- norms: <B_x A_x, B_y A_y> = sum of the entries of (B_x^T B_y) * (A_x A_y^T) ----------------------------------- */
-static int inner_product(const bw_grid *grid, const factors *f, int x, int y, double *out)
+/* Q Q^T is a projection, so B_R^T P = P^T P = (Q^T B_R)^T (Q^T B_R) for P = Q Q^T B_R; and B_U^T P = (B_U^T B_U) M. */
+static void projected_products(small *s, bw_merge_work *work)
 {
-    int64_t count = (int64_t)f->r[x] * f->r[y];
-    double *a = NULL, *b = NULL;
-    int status;
-    BW_GO(bw_agree(grid, BW_NEW(a, count, purpose)));
-    BW_GO(bw_agree(grid, BW_NEW(b, count, purpose)));
-    BW_GO(gram(grid, false, &f->A[x], &f->A[y], a));
-    BW_GO(gram(grid, true, &f->B[x], &f->B[y], b));
-    for (int64_t i = 0; i < count; ++i)
-        *out += a[i] * b[i];
-done:
-    bw_free(a);
-    bw_free(b);
-    return status;
+    int r = s->r_user, r_r = s->r_reinforce, n = s->n;
+    double(*inner)[PARTS] = work->inner;
+    const double *along = along_basis(s, &work->row);
+    bw_small_multiply(true, r_r, r_r, work->row.range, along, work->row.range, along, work->row.range, s->next, r_r);
+    double own = bw_small_dot(r_r, r_r, block(s, s->gram_a, REINFORCE, REINFORCE), n, s->next, r_r);
+    inner[PROJECTED][PROJECTED] = inner[REINFORCE][PROJECTED] = inner[PROJECTED][REINFORCE] = own;
+    bw_small_multiply(false, r, r_r, r, s->gram_b, n, work->projection, r, s->next, r);
+    inner[USER][PROJECTED] = inner[PROJECTED][USER] = bw_small_dot(r, r_r, block(s, s->gram_a, USER, REINFORCE), n, s->next, r);
 }
 
-static int inner_products(const bw_grid *grid, const factors *f, double inner[PARTS][PARTS])
+static void inner_products(small *s, bw_merge_work *work)
 {
-    for (int x = 0; x < PARTS; ++x)
-        for (int y = x; y < PARTS; ++y) {
-            if (f->B[x].data && f->B[y].data)
-                BW_TRY(inner_product(grid, f, x, y, &inner[x][y]));
-            inner[y][x] = inner[x][y];
-        }
-    return BW_OK;
+    int r[2] = {s->r_user, s->r_reinforce};
+    for (int x = USER; x <= REINFORCE; ++x)
+        for (int y = x; y <= REINFORCE; ++y)
+            work->inner[x][y] = work->inner[y][x] = bw_small_dot(r[x], r[y], block(s, s->gram_a, x, y), s->n, block(s, s->gram_b, x, y), s->n);
+    if (work->projection)
+        projected_products(s, work);
 }
 
 /* ||c0 X0 + c1 X1 + c2 X2||; rounding may leave a zero slightly negative. */
@@ -233,49 +194,24 @@ static void fill_row(const bw_pair *user, const bw_pair *reinforce, bw_merge_wor
     row->cosine = both > 0 ? copysign(1, user->scaling * reinforce->scaling) * work->inner[USER][REINFORCE] / both : 0;
 }
 
-static int load_factors(const bw_grid *grid, const bw_pair *const pairs[2], factors *f)
-{
-    int status = BW_OK;
-    for (int x = USER; x <= REINFORCE; ++x) {
-        f->r[x] = pairs[x] ? pairs[x]->r : 0;
-        if (pairs[x] && status == BW_OK)
-            status = widen(&f->A[x], grid, &pairs[x]->A, 1);
-        if (pairs[x] && status == BW_OK)
-            status = widen(&f->B[x], grid, &pairs[x]->B, 1);
-    }
-    return bw_agree(grid, status);
-}
-
-static void free_factors(factors *f)
-{
-    for (int x = USER; x <= REINFORCE; ++x) {
-        bw_matrix_free(&f->A[x]);
-        bw_matrix_free(&f->B[x]);
-    }
-}
-
 int bw_merge_prepare(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_merge_method method, double tau, bw_merge_work *work)
 {
-    memset(work, 0, sizeof *work);
-    const bw_pair *pairs[2] = {user, method == BW_MERGE_USER ? NULL : reinforce};
-    factors f = {0};
-    double *v = NULL;
+    small s = {0};
     int status;
-    BW_GO(load_factors(grid, pairs, &f));
-    if (user) {
-        BW_GO(bw_agree(grid, BW_NEW(v, (int64_t)user->r * user->r, purpose)));
-        BW_GO(keep_directions(grid, &f, tau, &work->row, v));
-    }
-    if (user && pairs[REINFORCE] && method == BW_MERGE_QR && work->row.kept > 0)
-        BW_GO(project(grid, &f, v, work));
-    f.A[PROJECTED] = f.A[REINFORCE];
-    f.B[PROJECTED] = work->projected;
-    f.r[PROJECTED] = f.r[REINFORCE];
-    BW_GO(inner_products(grid, &f, work->inner));
-    fill_row(user, pairs[REINFORCE], work);
+    memset(work, 0, sizeof *work);
+    reinforce = method == BW_MERGE_USER ? NULL : reinforce;
+    BW_ASSERT(user || reinforce);
+    BW_GO(bw_agree(grid, small_create(&s, user ? user->r : 0, reinforce ? reinforce->r : 0)));
+    BW_GO(bw_tall_gram(grid, true, user ? &user->A : NULL, reinforce ? &reinforce->A : NULL, s.gram_a, s.n));
+    BW_GO(bw_tall_gram(grid, false, user ? &user->B : NULL, reinforce ? &reinforce->B : NULL, s.gram_b, s.n));
+    if (user)
+        BW_GO(keep_directions(grid, &s, tau, &work->row));
+    if (user && reinforce && method == BW_MERGE_QR && work->row.kept > 0)
+        BW_GO(project(grid, &user->B, &reinforce->B, &s, work));
+    inner_products(&s, work);
+    fill_row(user, reinforce, work);
 done:
-    bw_free(v);
-    free_factors(&f);
+    small_free(&s);
     if (status != BW_OK)
         bw_merge_work_free(work);
     return status;
@@ -283,79 +219,89 @@ done:
 
 void bw_merge_work_free(bw_merge_work *work)
 {
-    bw_matrix_free(&work->projected);
+    bw_free(work->projection);
+    work->projection = NULL;
 }
 
 /* ---- the wider factors ---------------------------------------------------------------------------------------------- */
-/* out += part placed at row (or column) `at` of the rank dimension: a product with [0 I 0]. */
-static int place(const bw_grid *grid, const bw_matrix *part, bool rows, int at, bw_matrix *out)
+/* A = [A_U; A_R; 0]: moved, no bit is changed. */
+static int combine_a(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_matrix *out)
 {
-    bw_matrix where = {0};
-    int64_t r_out = rows ? out->layout.m : out->layout.n, r = rows ? part->layout.m : part->layout.n;
-    int status;
-    BW_GO(bw_agree(grid, rows ? small_create(&where, grid, r_out, r) : small_create(&where, grid, r, r_out)));
-    for (int64_t j = 0; j < where.cols; ++j)
-        for (int64_t i = 0; i < where.rows; ++i) {
-            int64_t row = bw_bcyc_global(i, where.layout.mb, where.myrow, where.layout.nprow);
-            int64_t col = bw_bcyc_global(j, where.layout.nb, where.mycol, where.layout.npcol);
-            *entry(&where, i, j) = rows ? row == at + col : col == at + row;
-        }
-    BW_GO(rows ? bw_pgemm(grid, false, false, 1, &where, part, 1, out) : bw_pgemm(grid, false, false, 1, part, &where, 1, out));
-done:
-    bw_matrix_free(&where);
-    return status;
-}
-
-/* factor * (B - alpha * projected), rounded to float32 before it is moved: moving then changes no bit. */
-static int weighted(const bw_grid *grid, const bw_pair *pair, double factor, double alpha, const bw_matrix *projected, bw_matrix *out)
-{
-    BW_TRY(widen(out, grid, &pair->B, 1));
-    for (int64_t j = 0; j < out->cols; ++j)
-        for (int64_t i = 0; i < out->rows; ++i) {
-            double removed = projected->data ? alpha * *entry(projected, i, j) : 0;
-            *entry(out, i, j) = (double)(float)(factor * (*entry(out, i, j) - removed));
-        }
+    int r_user = user ? user->r : 0, used = r_user + (reinforce ? reinforce->r : 0);
+    if (user)
+        BW_TRY(bw_redistribute(grid, &user->A, out, 0, 0));
+    if (reinforce)
+        BW_TRY(bw_redistribute(grid, &reinforce->A, out, r_user, 0));
+    for (int64_t i = 0; used < out->layout.m && i < out->rows; ++i)
+        if (bw_bcyc_global(i, out->layout.mb, out->myrow, out->layout.nprow) >= used)
+            for (int64_t j = 0; j < out->cols; ++j)
+                ((float *)out->data)[i + j * out->ld] = 0;
     return BW_OK;
 }
 
-static int place_side(const bw_grid *grid, const bw_pair *pair, double factor, double alpha, const bw_matrix *projected, int at, bw_matrix *A,
-                      bw_matrix *B)
+/* out = factor_R B_R - alpha factor_R B_U M, in B_R's layout. */
+static int reinforce_less_projection(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, const double *projection, double alpha,
+                                     double factor, bw_matrix *out)
 {
-    bw_matrix a = {0}, b = {0};
-    int status;
-    BW_GO(bw_agree(grid, widen(&a, grid, &pair->A, 1)));
-    BW_GO(bw_agree(grid, weighted(grid, pair, factor, alpha, projected, &b)));
-    BW_GO(place(grid, &a, true, at, A));
-    BW_GO(place(grid, &b, false, at, B));
+    const bw_bcyc *l = &reinforce->B.layout;
+    int64_t count = (int64_t)user->r * reinforce->r;
+    double *m = NULL;
+    int status = BW_NEW(m, count, purpose);
+    if (status == BW_OK)
+        status = bw_matrix_create(out, grid, BW_PIECE_F32, l->m, l->n, l->mb, l->nb, purpose);
+    BW_GO(bw_agree(grid, status));
+    for (int64_t i = 0; i < count; ++i)
+        m[i] = -factor * alpha * projection[i];
+    status = bw_tall_combine(grid, &user->B, &reinforce->B, m, factor, out);
 done:
-    bw_matrix_free(&a);
-    bw_matrix_free(&b);
+    bw_free(m);
+    return status;
+}
+
+/* Columns of B: those below r_user times f_user, those below `used` times f_reinforce, the others 0. Rounded once. */
+static void weigh(bw_matrix *b, int r_user, double f_user, int used, double f_reinforce)
+{
+    for (int64_t j = 0; j < b->cols; ++j) {
+        int64_t column = bw_bcyc_global(j, b->layout.nb, b->mycol, b->layout.npcol);
+        float *entries = (float *)b->data + j * b->ld;
+        double factor = column < r_user ? f_user : f_reinforce;
+        for (int64_t i = 0; i < b->rows; ++i)
+            entries[i] = column < used ? (float)(factor * (double)entries[i]) : 0;
+    }
+}
+
+/* B = [f_U B_U | f_R (B_R - alpha B_U M) | 0], f = scale * scaling. Moving changes no bit. */
+static int combine_b(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, const bw_merge_work *work, double alpha, double scale,
+                     bw_matrix *out)
+{
+    bw_matrix changed = {0};
+    int r_user = user ? user->r : 0, r_reinforce = reinforce ? reinforce->r : 0, status = BW_OK;
+    double f_user = user ? scale * user->scaling : 0, f_reinforce = reinforce ? scale * reinforce->scaling : 0;
+    if (user)
+        BW_GO(bw_redistribute(grid, &user->B, out, 0, 0));
+    if (work->projection) {
+        BW_GO(reinforce_less_projection(grid, user, reinforce, work->projection, alpha, f_reinforce, &changed));
+        BW_GO(bw_redistribute(grid, &changed, out, 0, r_user));
+    } else if (reinforce) {
+        BW_GO(bw_redistribute(grid, &reinforce->B, out, 0, r_user));
+    }
+    weigh(out, r_user, f_user, r_user + r_reinforce, work->projection ? 1 : f_reinforce);
+done:
+    bw_matrix_free(&changed);
     return status;
 }
 
 int bw_merge_combine(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, const bw_merge_work *work, double alpha, double scale,
                      bw_pair *out, bw_merge_row *row)
 {
-    static const bw_matrix nothing = {0};
-    bw_matrix A = {0}, B = {0};
-    int status, r_user = user ? user->r : 0;
-    BW_ASSERT(out->present && out->r >= r_user + (reinforce ? reinforce->r : 0));
-    BW_GO(bw_agree(grid, like(&A, grid, &out->A, out->A.layout.n, BW_PIECE_F64)));
-    BW_GO(bw_agree(grid, like(&B, grid, &out->B, out->B.layout.n, BW_PIECE_F64)));
-    if (user)
-        BW_GO(place_side(grid, user, scale * user->scaling, 0, &nothing, 0, &A, &B));
-    if (reinforce)
-        BW_GO(place_side(grid, reinforce, scale * reinforce->scaling, alpha, &work->projected, r_user, &A, &B));
-    narrow(&out->A, &A);
-    narrow(&out->B, &B);
+    BW_ASSERT(out->present && out->r >= (user ? user->r : 0) + (reinforce ? reinforce->r : 0));
+    BW_TRY(combine_a(grid, user, reinforce, &out->A));
+    BW_TRY(combine_b(grid, user, reinforce, work, alpha, scale, &out->B));
     out->scaling = 1;
     double s_user = user ? user->scaling : 0, s_reinforce = reinforce ? reinforce->scaling : 0;
     *row = work->row;
     row->norm_delta = fabs(scale) * combined_norm(work->inner, (double[]){s_user, s_reinforce, -alpha * s_reinforce});
-done:
-    bw_matrix_free(&A);
-    bw_matrix_free(&B);
-    return status;
+    return BW_OK;
 }
 
 int bw_merge_pair(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_merge_method method, double alpha, double tau, double scale,
