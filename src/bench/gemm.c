@@ -10,6 +10,8 @@ typedef struct product {
     bool trans_a, trans_b;
     int64_t m, n, k;
     float *a, *b, *c;
+    bool frozen;  /* b is a weight of the model, prepared once */
+    void *weight; /* then */
 } product;
 
 static int64_t lda(const product *p)
@@ -25,7 +27,10 @@ static int64_t ldb(const product *p)
 static int multiply(void *context)
 {
     const product *p = context;
-    bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, p->a, lda(p), p->b, ldb(p), 0, p->c, p->n);
+    if (p->frozen)
+        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, p->weight, 0, p->c);
+    else
+        bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, p->a, lda(p), p->b, ldb(p), 0, p->c, p->n);
     return BW_OK;
 }
 
@@ -51,7 +56,15 @@ static int product_create(product *p)
     p->a = bw_bench_floats(p->m * p->k, 1, 1);
     p->b = bw_bench_floats(p->k * p->n, 2, 1);
     p->c = bw_bench_floats(p->m * p->n, 3, 1);
-    return p->a && p->b && p->c ? BW_OK : BW_SYSTEM;
+    if (!p->a || !p->b || !p->c)
+        return BW_SYSTEM;
+    const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
+    if (!p->frozen)
+        return BW_OK;
+    p->weight = bw_calloc(bw_weight_bytes(rows, cols), 1, "bench");
+    if (p->weight)
+        bw_weight_pack(p->weight, p->b, rows, cols);
+    return p->weight ? BW_OK : BW_SYSTEM;
 }
 
 static void product_free(product *p)
@@ -59,6 +72,7 @@ static void product_free(product *p)
     bw_free(p->a);
     bw_free(p->b);
     bw_free(p->c);
+    bw_free(p->weight);
 }
 
 static double flops_of(const product *p)
@@ -98,13 +112,13 @@ int bw_bench_gemm_rate(bw_bench *bench, int64_t rows, int64_t answers, bool back
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
-        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in};
+        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
         if (!backward)
             continue;
-        p = (product){.what = "backward", .m = rows, .n = in, .k = out};
+        p = (product){.what = "backward", .m = rows, .n = in, .k = out, .frozen = true};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
@@ -129,9 +143,9 @@ static int base_products(bw_bench *bench, int64_t rows)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         int64_t out, in;
         bw_spec_shape(bench->spec, shapes[i].target, &out, &in);
-        BW_TRY(measure(bench, (product){.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in}, true, NULL));
+        BW_TRY(measure(bench, (product){.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true}, true, NULL));
         if (shapes[i].backward)
-            BW_TRY(measure(bench, (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out}, true, NULL));
+            BW_TRY(measure(bench, (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out, .frozen = true}, true, NULL));
     }
     return BW_OK;
 }
@@ -156,7 +170,8 @@ static int decode_products(bw_bench *bench)
     const bw_spec *spec = bench->spec;
     static const int64_t rows[] = {1, 4, 16, 64};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        BW_TRY(measure(bench, (product){.what = "decode gate", .trans_b = true, .m = rows[i], .n = spec->d_ff, .k = spec->d_model}, true, NULL));
+        BW_TRY(measure(bench, (product){.what = "decode gate", .trans_b = true, .m = rows[i], .n = spec->d_ff, .k = spec->d_model, .frozen = true},
+                       true, NULL));
     return measure(bench, (product){.what = "decode head", .trans_b = true, .m = 16, .n = spec->vocab, .k = spec->d_model}, true, NULL);
 }
 

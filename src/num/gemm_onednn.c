@@ -110,16 +110,29 @@ BW_INLINE void put(void *to, int64_t at, float value, const bool half)
         ((float *)to)[at] = value;
 }
 
+/* Rows of op(X) that are columns of x, in squares: read along the lines of x, turned in the first cache, written along the rows. */
+BW_INLINE void convert_turned(void *to, const operand *x, int64_t first, int64_t there, int64_t width, const bool half)
+{
+    float square[ROWS][ROWS];
+    for (int64_t j = 0; j < x->cols; j += ROWS) {
+        const int64_t lines = x->cols - j < ROWS ? x->cols - j : ROWS;
+        for (int64_t line = 0; line < lines; line++)
+            for (int64_t i = 0; i < there; i++)
+                square[i][line] = x->x[(j + line) * x->ld + first + i];
+        for (int64_t i = 0; i < there; i++)
+            for (int64_t line = 0; line < lines; line++)
+                put(to, (first + i) * width + j + line, square[i][line], half);
+    }
+}
+
 BW_INLINE void convert(void *to, const operand *x, int64_t first, int64_t count, int64_t width, const bool half)
 {
     const int64_t there = x->rows - first < count ? x->rows - first : count;
-    const float *from = x->x + (x->trans ? first : first * x->ld);
-    for (int64_t j = 0; x->trans && j < x->cols; j++) /* a line of x at a time */
-        for (int64_t i = 0; i < there; i++)
-            put(to, (first + i) * width + j, from[j * x->ld + i], half);
+    if (x->trans)
+        convert_turned(to, x, first, there, width, half);
     for (int64_t i = 0; !x->trans && i < there; i++)
         for (int64_t j = 0; j < x->cols; j++)
-            put(to, (first + i) * width + j, from[i * x->ld + j], half);
+            put(to, (first + i) * width + j, x->x[(first + i) * x->ld + j], half);
     for (int64_t i = 0; i < count; i++)
         for (int64_t j = i < there ? x->cols : 0; j < width; j++)
             put(to, (first + i) * width + j, 0, half);
@@ -147,14 +160,15 @@ static void *take(buffer *buffer, const operand *x, int64_t rows, int64_t cols)
     return to;
 }
 
-BW_HOT static void onednn_bring_row(float *c, const float *sums, int64_t n, float alpha, float beta)
+/* c = alpha * sums + beta * c of one row; its sums lie `step` apart. */
+BW_HOT static void onednn_bring_row(float *c, const float *sums, int64_t step, int64_t n, float alpha, float beta)
 {
     if (beta == 0.0f)
         for (int64_t j = 0; j < n; j++)
-            c[j] = alpha * sums[j];
+            c[j] = alpha * sums[j * step];
     else
         for (int64_t j = 0; j < n; j++)
-            c[j] = alpha * sums[j] + beta * c[j];
+            c[j] = alpha * sums[j * step] + beta * c[j];
 }
 
 /* ---- products kept ------------------------------------------------------------------------------------------------- */
@@ -276,7 +290,7 @@ static void *packed_part(const bw_gemm_call *call)
     return (char *)call->weight + (call->trans_b ? 0 : part_bytes(call->n, call->k));
 }
 
-static void multiply_locked(const bw_gemm_call *call)
+static void multiply_rows(const bw_gemm_call *call)
 {
     const int64_t rows = round_up(call->m, ROWS), k = call->weight ? call->k : round_up(call->k, DEPTH);
     const operand a = {call->a, call->lda, call->m, call->k, call->trans_a}, b = {call->b, call->ldb, call->k, call->n, call->trans_b};
@@ -293,7 +307,21 @@ static void multiply_locked(const bw_gemm_call *call)
     run(&shape, left + whole * k * entry_bytes(), right, sums);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rest; i++)
-        onednn_bring_row(call->c + (whole + i) * call->ldc, sums + i * call->n, call->n, call->alpha, call->beta);
+        onednn_bring_row(call->c + (whole + i) * call->ldc, sums + i * call->n, 1, call->n, call->alpha, call->beta);
+}
+
+/* C^T = op(B)^T A, where A would have to be turned and C has more rows than columns: the gradient of a LoRA's B. What is turned is then the smaller
+ * operand, and the result. */
+static void multiply_turned(const bw_gemm_call *call)
+{
+    const int64_t rows = round_up(call->n, ROWS), k = round_up(call->k, DEPTH);
+    const operand a = {call->b, call->ldb, call->n, call->k, !call->trans_b}, b = {call->a, call->lda, call->k, call->m, false};
+    const shape shape = {rows, call->m, k, call->m, false};
+    float *sums = reserve(&state.c, rows * call->m * (int64_t)sizeof *sums);
+    run(&shape, take(&state.a, &a, rows, k), take(&state.b, &b, k, call->m), sums);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < call->m; i++)
+        onednn_bring_row(call->c + i * call->ldc, sums + i, call->m, call->n, call->alpha, call->beta);
 }
 
 static void multiply(const bw_gemm_call *call)
@@ -303,7 +331,10 @@ static void multiply(const bw_gemm_call *call)
         return;
     }
     pthread_mutex_lock(&lock);
-    multiply_locked(call);
+    if (call->trans_a && call->m > call->n)
+        multiply_turned(call);
+    else
+        multiply_rows(call);
     pthread_mutex_unlock(&lock);
 }
 

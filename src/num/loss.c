@@ -4,6 +4,7 @@
 #include "breakwater/num.h"
 #include "num/hot.h"
 #include <math.h>
+#include <string.h>
 
 enum { CHUNK = 1024, LANES = 16 }; /* vocabulary entries at a time; of which side by side in a search */
 
@@ -99,6 +100,10 @@ static void take_chunk(float *z, int64_t width, int64_t target, float cap, const
 void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V,
              float cap, float *scratch)
 {
+    /* With bf16 operands the product takes a target's head row rounded. Times a weight near one, less the row itself, that would leave the rounding
+     * of the row instead of what the weight lacks to one, which is the gradient of a row that is known well. So the target is kept out of the
+     * product and comes with its own term, in fp32. */
+    const bool apart = strcmp(bw_gemm_precision(), "fp32") != 0;
     float *z = scratch;
     row_state s = {scratch + n * CHUNK, scratch + n * (CHUNK + 1), scratch + n * (CHUNK + 2)};
     for (int64_t i = 0; i < n; i++)
@@ -107,16 +112,19 @@ void bw_loss(float *loss, float *dh, float scale, const float *h, const float *h
         int64_t width = V - first < CHUNK ? V - first : CHUNK;
         bw_gemm(false, true, n, width, C, 1.0f, h, C, head + first * C, C, 0.0f, z, CHUNK);
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < n; i++)
+        for (int64_t i = 0; i < n; i++) {
             take_chunk(z + i * CHUNK, width, targets[i] - first, cap, &s, i, dh && first > 0 ? dh + i * C : NULL, C);
+            if (apart && targets[i] >= first && targets[i] < first + width)
+                z[i * CHUNK + targets[i] - first] = 0;
+        }
         if (dh)
             bw_gemm(false, false, n, C, width, 1.0f, z, CHUNK, head + first * C, C, first > 0 ? 1.0f : 0.0f, dh, C);
     }
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
         loss[i] = s.highest[i] + logf(s.sum[i]) - s.target[i];
-        float t = cap > 0 ? s.target[i] / cap : 0.0f;
+        float t = cap > 0 ? s.target[i] / cap : 0.0f, others = apart ? 1.0f - bw_exp(s.target[i] - s.highest[i]) / s.sum[i] : 1.0f;
         if (dh)
-            finish_row(dh + i * C, head + targets[i] * C, C, scale / s.sum[i], scale * (1.0f - t * t));
+            finish_row(dh + i * C, head + targets[i] * C, C, scale / s.sum[i], scale * (1.0f - t * t) * others);
     }
 }

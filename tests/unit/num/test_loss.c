@@ -1,4 +1,5 @@
 /* Cross-entropy in chunks against doubles over the whole vocabulary. */
+#include "base/half.h"
 #include "num_test.h"
 #include <omp.h>
 
@@ -112,6 +113,42 @@ static void same_bits_for_any_number_of_threads(void **state)
     bw_free(h), bw_free(head), bw_free(loss), bw_free(dh), bw_free(loss2), bw_free(dh2), bw_free(scratch);
 }
 
+/* With bf16 operands a gradient is as good as its rounding to 8 bits lets it be, 2^-7 a term, also where a target is all but certain and the gradient
+ * a thousandth of a head row: that row's own rounding must not stand beside it. Compared with the head as it is rounded, for the logits' sake. */
+static void gradients_of_certain_rows_survive_bf16(void **state)
+{
+    (void)state;
+    enum { N = 8, C = 64, V = 1500 };
+    static const problem p = {N, C, V, 0, 1, 1};
+    float *h = zeros(N * C), *head = random_floats((int64_t)V * C, 2), *loss = zeros(N), *dh = zeros(N * C), *scratch = zeros(bw_loss_scratch(N, C));
+    int32_t targets[N];
+    float *rounded = zeros((int64_t)V * C);
+    for (int64_t j = 0; j < (int64_t)V * C; j++)
+        rounded[j] = bw_from_bf16(bw_to_bf16(head[j]));
+    for (int i = 0; i < N; i++) {
+        targets[i] = i * 171 % V;
+        for (int c = 0; c < C; c++)
+            h[i * C + c] = bw_from_bf16(bw_to_bf16((0.3f + 0.06f * (float)i) * head[targets[i] * C + c]));
+    }
+    assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
+    bw_loss(loss, dh, 1, h, head, targets, N, C, V, 0, scratch);
+    assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
+    double least = 1e300;
+    for (int i = 0; i < N; i++) {
+        double exact_loss, exact[C], apart = 0, length = 0;
+        solve_row(&p, h + i * C, rounded, targets[i], &exact_loss, exact);
+        close_to((double)loss[i], exact_loss, 1e-4, "loss", i);
+        for (int c = 0; c < C; c++) {
+            apart += pow((double)dh[i * C + c] - exact[c], 2);
+            length += exact[c] * exact[c];
+        }
+        least = exact_loss < least ? exact_loss : least;
+        close_to(sqrt(apart / length), 0, 0x1p-7, "gradient", i);
+    }
+    assert_true(least < 2e-3);
+    bw_free(h), bw_free(rounded), bw_free(head), bw_free(loss), bw_free(dh), bw_free(scratch);
+}
+
 static void no_rows_is_no_work(void **state)
 {
     (void)state;
@@ -127,6 +164,7 @@ int main(void)
         cmocka_unit_test(equals_the_definition_in_doubles),
         cmocka_unit_test(exact_gradient_agrees_with_central_differences),
         cmocka_unit_test(same_bits_for_any_number_of_threads),
+        cmocka_unit_test(gradients_of_certain_rows_survive_bf16),
         cmocka_unit_test(no_rows_is_no_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
