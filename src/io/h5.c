@@ -1,6 +1,7 @@
 /* h5.c - files of parallel HDF5: opened, given room, closed, by all ranks together. This file and the two beside it are HDF5's only callers. */
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -36,12 +37,22 @@ int bw_h5_fail(int status, const char *path, const char *what, const char *objec
         snprintf(space, sizeof space, " (%.1f MiB free there)", (double)room.f_bavail * (double)room.f_frsize / 1048576);
     bw_fail(status, "%s: cannot %s %s%s: %s", path, what, object, space, last_reason[0] ? last_reason : "no reason given");
     last_reason[0] = '\0';
+    bw_h5_watch_failure(true);
     return status;
+}
+
+/* One for all, where one is enough. */
+static bool is_first(const bw_h5 *h5)
+{
+    return h5->grid->myrow == 0 && h5->grid->mycol == 0;
 }
 
 int bw_h5_agree(const bw_h5 *h5, int status)
 {
-    return bw_agree_on(h5->grid->comms->grid, status);
+    status = bw_agree_on(h5->grid->comms->grid, status);
+    if (status != BW_OK)
+        bw_h5_watch_failure(is_first(h5));
+    return status;
 }
 
 void bw_h5_release(hid_t id)
@@ -102,7 +113,7 @@ static int allocate(bw_h5 **out, const bw_grid *grid, const char *path)
 static int reserve_room(bw_h5 *h5)
 {
     char name[4096];
-    if (h5->grid->myrow != 0 || h5->grid->mycol != 0)
+    if (!is_first(h5))
         return BW_OK;
     if ((size_t)snprintf(name, sizeof name, "%s.XXXXXX", h5->path) >= sizeof name)
         return bw_fail(BW_CANTCREATE, "%s: the path is too long", h5->path);
@@ -134,6 +145,7 @@ static void deallocate(bw_h5 **h5)
 
 static int create_file(bw_h5 *h5)
 {
+    h5->writes = true;
     h5->file = H5Fcreate(h5->path, H5F_ACC_TRUNC, H5P_DEFAULT, h5->access);
     return h5->file >= 0 ? BW_OK : bw_h5_fail(BW_CANTCREATE, h5->path, "create", "this HDF5 file");
 }
@@ -166,9 +178,8 @@ static int claim(const bw_h5 *h5, int64_t bytes)
 
 int bw_h5_claim(bw_h5 *h5, int64_t bytes)
 {
-    bool first = h5->grid->myrow == 0 && h5->grid->mycol == 0;
-    h5->claimed = first;
-    return bw_h5_agree(h5, first ? claim(h5, bytes) : BW_OK);
+    h5->claimed = is_first(h5);
+    return bw_h5_agree(h5, h5->claimed ? claim(h5, bytes) : BW_OK);
 }
 
 /* All ranks lay the file out alike, so one says how. */
@@ -192,6 +203,16 @@ static int check_folder(bw_h5 *h5)
     return reserve_room(h5);
 }
 
+/* Open MPI gives every file that is opened a named semaphore of the node, for a shared file pointer that nobody here uses. The name is that of the
+ * file without its folder, and a job that was killed at the wrong moment leaves it locked: every later job would wait for it for ever. */
+static void forget_semaphore(const char *path)
+{
+    char name[256];
+    const char *slash = strrchr(path, '/');
+    if ((size_t)snprintf(name, sizeof name, "/OMPIO_%s", slash ? slash + 1 : path) < sizeof name)
+        sem_unlink(name);
+}
+
 static int start(bw_h5 **out, const bw_grid *grid, const char *path, const bw_list *hints, int (*check)(bw_h5 *), int (*open)(bw_h5 *))
 {
     bw_h5 *h5 = NULL;
@@ -200,9 +221,12 @@ static int start(bw_h5 **out, const bw_grid *grid, const char *path, const bw_li
     h5->hints = hints;
     h5->alignment = 1;
     prepare_library();
+    forget_semaphore(path);
     BW_GO(bw_h5_agree(h5, check(h5)));
     BW_GO(bw_h5_agree(h5, make_access(h5)));
-    BW_GO(bw_h5_agree(h5, open(h5)));
+    status = bw_h5_agree(h5, open(h5));
+    if (status != BW_OK)
+        bw_h5_watch_over();
 done:
     if (status != BW_OK && h5) {
         bw_h5_release(h5->file);
@@ -242,17 +266,31 @@ static void release_claim(const bw_h5 *h5)
         (void)!truncate(h5->path, about.st_size);
 }
 
+/* What the disk did not take is mostly told here, where all can agree on it: inside HDF5 the rank that fails goes on to the next collective call, and
+ * all wait for ever. Each rank asks, for each node has a cache of its own. */
+static int sync_data(const bw_h5 *h5)
+{
+    int descriptor = open(h5->path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0)
+        return bw_fail(BW_IO, "%s: cannot open what was written: %s", h5->path, strerror(errno));
+    int error = fsync(descriptor) == 0 ? 0 : errno;
+    close(descriptor);
+    return error == 0 || error == EINVAL ? BW_OK : bw_fail(BW_IO, "%s: cannot write: %s", h5->path, strerror(error));
+}
+
 int bw_h5_close(bw_h5 **h5)
 {
     if (!*h5)
         return BW_OK;
     give_room_back(*h5);
-    int status = bw_h5_agree(*h5, BW_OK); /* nobody writes before the room is there */
+    int status = bw_h5_agree(*h5, (*h5)->writes ? sync_data(*h5) : BW_OK); /* nobody writes on before the room is there */
+    bw_h5_watch_closing((*h5)->path, is_first(*h5));
     if (status == BW_OK && H5Fflush((*h5)->file, H5F_SCOPE_GLOBAL) < 0)
         status = bw_h5_fail(BW_IO, (*h5)->path, "flush", "this file");
     if (H5Fclose((*h5)->file) < 0 && status == BW_OK)
         status = bw_h5_fail(BW_IO, (*h5)->path, "close", "this file");
     status = bw_h5_agree(*h5, status);
+    bw_h5_watch_over();
     release_claim(*h5);
     deallocate(h5);
     return status;
