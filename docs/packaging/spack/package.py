@@ -1,5 +1,7 @@
 # Copyright 2026 the Breakwater authors. SPDX-License-Identifier: Apache-2.0
-"""Spack recipe: put this file into packages/breakwater/ of a repository of your own (docs/install.md)."""
+"""Spack recipe, for Spack 1.0 or newer: put this file into packages/breakwater/ of a repository of your own (docs/install.md)."""
+
+from spack_repo.builtin.build_systems.cmake import CMakePackage
 
 from spack.package import *
 
