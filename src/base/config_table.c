@@ -85,7 +85,7 @@ const bw_option bw_options[] = {
     {"model", STAGES | BW_RUN | BW_PLAN | BW_BENCH, STAGES | BW_PLAN, PATH(model),
      .group = FILES, .argument = "PATH", .help = "base model: a Hugging Face folder or a GGUF file; for plan a config.json will do; bench without one: SmolLM2-135M's shapes, random weights"},
     {"machine", BW_PLAN, BW_PLAN, PATH(machine),
-     .group = FILES, .argument = "FILE", .help = "YAML file that says what the nodes can do (benchmarks/machines/ has examples)"},
+     .group = FILES, .argument = "FILE", .help = "YAML file that says what the nodes can do (an example: share/breakwater/machines/cluster.yaml of the installation)"},
     {"csv", BW_PLAN | BW_BENCH, 0, PATH(csv),
      .group = FILES, .argument = "FILE", .help = "also write every number to this file"},
     {"data", BW_TRAIN | BW_PLAN, BW_TRAIN, PATHS(data),

@@ -99,6 +99,10 @@ grep -ohE 'jobs/demo/[a-z0-9_]+\.jsonl' "$prefix/share/breakwater/jobs/demo/pipe
   [ -s "$prefix/share/breakwater/$file" ] || fail "the installed pipeline names $file, which is not there"
 done
 
+note "the plan of the README, with the machine that is installed"
+"$prefix/bin/breakwater" plan --model "$BW_TEST_DATA/golden/tiny/model" --machine "$prefix/share/breakwater/machines/cluster.yaml" --ranks 8,16,32 >out 2>err ||
+  fail "no plan with the installed machine file"
+
 note "programs outside the tree: pkg-config and find_package"
 adapter=$BW_TEST_DATA/golden/tiny/init/adapter_model.safetensors
 flags=${BW_SANITIZE:+-fsanitize=$BW_SANITIZE}
