@@ -51,43 +51,46 @@ static void turn(float *out, int64_t out_ld, const float *in, int64_t in_ld, int
             out[j * out_ld + i] = in[i * in_ld + j];
 }
 
-/* ---- a column of a tile, to and from fp32 --------------------------------------------------------------------------- */
-static inline void read_column(float *out, const void *in, bw_piece_type type, int64_t count)
+/* ---- a tile of a piece, to and from fp32 ---------------------------------------------------------------------------- */
+/* Inlined where the extent of a whole tile is known, so that its columns are converted vector by vector. */
+#define FOR_ENTRIES                                                                                                                                  \
+    for (int64_t j = 0; j < cols; j++)                                                                                                               \
+        for (int64_t i = 0; i < rows; i++)
+
+BW_INLINE void read_entries(tile columns, const void *in, bw_piece_type type, int64_t ld, int64_t rows, int64_t cols)
 {
-    for (int64_t i = 0; i < count; i++)
-        switch (type) {
-        case BW_PIECE_F32:
-            out[i] = ((const float *)in)[i];
-            break;
-        case BW_PIECE_F64:
-            out[i] = (float)((const double *)in)[i];
-            break;
-        case BW_PIECE_BF16:
-            out[i] = bw_from_bf16(((const uint16_t *)in)[i]);
-            break;
-        case BW_PIECE_F16:
-            out[i] = bw_from_f16(((const uint16_t *)in)[i]);
-            break;
-        }
+    switch (type) {
+    case BW_PIECE_F32:
+        FOR_ENTRIES columns[j][i] = ((const float *)in)[i + j * ld];
+        break;
+    case BW_PIECE_F64:
+        FOR_ENTRIES columns[j][i] = (float)((const double *)in)[i + j * ld];
+        break;
+    case BW_PIECE_BF16:
+        FOR_ENTRIES columns[j][i] = bw_from_bf16(((const uint16_t *)in)[i + j * ld]);
+        break;
+    case BW_PIECE_F16:
+        FOR_ENTRIES columns[j][i] = bw_from_f16(((const uint16_t *)in)[i + j * ld]);
+        break;
+    }
 }
 
-static inline void write_column(void *out, const float *in, bw_piece_type type, int64_t count)
+BW_INLINE void write_entries(void *out, tile columns, bw_piece_type type, int64_t ld, int64_t rows, int64_t cols)
 {
-    for (int64_t i = 0; i < count; i++)
-        switch (type) {
-        case BW_PIECE_F32:
-            ((float *)out)[i] = in[i];
-            break;
-        case BW_PIECE_F64:
-            ((double *)out)[i] = (double)in[i];
-            break;
-        case BW_PIECE_BF16:
-            ((uint16_t *)out)[i] = bw_to_bf16(in[i]);
-            break;
-        case BW_PIECE_F16:
-            ((uint16_t *)out)[i] = bw_to_f16(in[i]);
-            break;
-        }
+    switch (type) {
+    case BW_PIECE_F32:
+        FOR_ENTRIES((float *)out)[i + j * ld] = columns[j][i];
+        break;
+    case BW_PIECE_F64:
+        FOR_ENTRIES((double *)out)[i + j * ld] = (double)columns[j][i];
+        break;
+    case BW_PIECE_BF16:
+        FOR_ENTRIES((uint16_t *)out)[i + j * ld] = bw_to_bf16(columns[j][i]);
+        break;
+    case BW_PIECE_F16:
+        FOR_ENTRIES((uint16_t *)out)[i + j * ld] = bw_to_f16(columns[j][i]);
+        break;
+    }
 }
 
 /* ---- blocks --------------------------------------------------------------------------------------------------------- */
@@ -98,8 +101,10 @@ static void tile_to_dense(float *out, int64_t ld, const char *in, bw_piece_type 
         turn(out, ld, (const float *)(const void *)in, block_ld, cols, rows);
         return;
     }
-    for (int64_t j = 0; j < cols; j++)
-        read_column(columns[j], in + (size_t)(j * block_ld) * bw_entry_bytes(type), type, rows);
+    if (rows == TILE && cols == TILE)
+        read_entries(columns, in, type, block_ld, TILE, TILE);
+    else
+        read_entries(columns, in, type, block_ld, rows, cols);
     turn(out, ld, columns[0], TILE, cols, rows);
 }
 
@@ -111,8 +116,10 @@ static void tile_from_dense(char *out, bw_piece_type type, int64_t block_ld, con
         return;
     }
     turn(columns[0], TILE, in, ld, rows, cols);
-    for (int64_t j = 0; j < cols; j++)
-        write_column(out + (size_t)(j * block_ld) * bw_entry_bytes(type), columns[j], type, rows);
+    if (rows == TILE && cols == TILE)
+        write_entries(out, columns, type, block_ld, TILE, TILE);
+    else
+        write_entries(out, columns, type, block_ld, rows, cols);
 }
 
 void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols)
