@@ -27,7 +27,7 @@ peers=(
 )
 precisions=(fp32)
 wanted=" ${PEERS:-authors tuned tuned-dropout packed compile} "
-if "$program" train --help | grep -A1 -e '--precision' | grep -q bf16; then
+if "$program" --version | grep -q 'in bf16 *oneDNN' || [[ $wanted == *bf16* ]]; then # where this CPU is fast in bf16, or when asked for by name
   precisions+=(bf16)
   wanted=" ${PEERS:-authors tuned tuned-dropout packed compile authors-bf16 bf16 bf16-dropout bf16-compile} "
 fi

@@ -17,6 +17,7 @@ class Breakwater(CMakePackage):
 
     version("main", branch="main")
 
+    variant("onednn", default=False, description="bf16 products with oneDNN 2.x, where the CPU has AMX or AVX512-BF16")
     variant("tests", default=False, description="Build the tests and benchmarks")
 
     depends_on("c", type="build")
@@ -36,11 +37,13 @@ class Breakwater(CMakePackage):
     depends_on("pcre2")
     depends_on("utf8proc")
     depends_on("xxhash")
+    depends_on("onednn@2.0:2 cpu_runtime=omp", when="+onednn")
 
     def cmake_args(self):
         spec = self.spec
         return [
             self.define_from_variant("BUILD_TESTING", "tests"),
+            self.define_from_variant("BW_ONEDNN", "onednn"),
             self.define("SCALAPACK_LIBRARY", spec["scalapack"].libs[0]),
             self.define("LAPACK_LIBRARY", spec["lapack"].libs[0]),
             self.define("BLIS_LIBRARY", spec["blis"].libs[0]),
