@@ -33,8 +33,15 @@ double bw_gemm_flops(void); /* of all calls so far */
 double bw_fma_burst(int64_t rounds, float *result);
 
 /* W[rows, cols] (leading dimension ld) += s * B[rows, r] * A[r, cols]: each entry sums over r in order, so that any cut
- * of W into blocks gives the same bits. Used to fold a BufferLoRA into a gathered layer. */
+ * of W into blocks gives the same bits. Used to fold a BufferLoRA into a gathered layer. Half as fast where lda is a multiple of 1,024: rows of A then share a few
+ * sets of the cache. */
 void bw_fold(float *w, int64_t ld, int64_t rows, int64_t cols, float s, const float *b, int64_t ldb, const float *a, int64_t lda, int r);
+
+/* sums += over n entries: delta^2, (now - before)^2, their product, and their difference squared, in float64. */
+typedef struct bw_delta_sums {
+    double wanted, stored, product, error;
+} bw_delta_sums;
+void bw_delta_kept(bw_delta_sums *sums, const float *delta, const float *now, const float *before, int64_t n);
 
 /* ---- layers: forward next to backward ---------------------------------------------------------------------------- */
 /* y = x / rms(x) * w (+1 added to w where add_one, Gemma). inv_rms[T] is kept for the backward pass.

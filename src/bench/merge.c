@@ -1,6 +1,8 @@
-/* bench/merge.c - the QR merge of one layer's targets, in factors, beside the rate of ScaLAPACK's own product. */
+/* bench/merge.c - the QR merge of one layer's targets: in factors, beside the rate of ScaLAPACK's own product, and with the dense weights in bf16,
+ * beside multiply-adds from registers. */
 #include "bench/bench.h"
-#include "breakwater/post.h"
+#include "post/inside.h"
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -206,6 +208,146 @@ done:
     return status;
 }
 
+/* ---- with the dense weights: what a merge does beside reading and writing files ---------------------------------------------- */
+
+typedef struct dense_merge {
+    merging *m;
+    uint16_t *weights, *merged; /* bf16, in memory: this rank's part of the largest target */
+    float *base;                /* one block of it */
+    int64_t block;              /* rows */
+    bw_fidelity *parts;
+    bw_shared factors;
+    bw_gather *gather;
+    int64_t rows, cols, row, col, lda; /* of the target at hand: this rank's part, where it begins, and A's leading dimension */
+    float *a, *b;
+} dense_merge;
+
+static void take_part(int64_t n, int parts, int part, int64_t *first, int64_t *count)
+{
+    int64_t share = (n + parts - 1) / parts;
+    *first = share * part < n ? share * part : n;
+    *count = n - *first < share ? n - *first : share;
+}
+
+static void turn_to(dense_merge *d, const target_case *c)
+{
+    const bw_grid *grid = d->m->bench->grid;
+    take_part(c->out, grid->nprow, grid->myrow, &d->row, &d->rows);
+    take_part(c->in, grid->npcol, grid->mycol, &d->col, &d->cols);
+    d->lda = bw_round_lda(c->in);
+    d->a = d->factors.base;
+    d->b = d->a + 2 * d->m->r * d->lda;
+}
+
+static int dense_create(dense_merge *d, merging *m)
+{
+    const bw_grid *grid = m->bench->grid;
+    int64_t most = 0, widest = 0, floats = 0;
+    *d = (dense_merge){.m = m, .block = m->bench->config->block};
+    for (int i = 0; i < m->count; i++) {
+        const target_case *c = &m->cases[i];
+        int64_t needed = 2 * m->r * (bw_round_lda(c->in) + c->out);
+        turn_to(d, c);
+        most = d->rows * d->cols > most ? d->rows * d->cols : most;
+        widest = d->cols > widest ? d->cols : widest;
+        floats = needed > floats ? needed : floats;
+    }
+    int status = BW_NEW(d->weights, most, "bench");
+    if (status == BW_OK)
+        status = BW_NEW(d->merged, most, "bench");
+    if (status == BW_OK)
+        status = BW_NEW(d->base, d->block * widest, "bench");
+    if (status == BW_OK)
+        status = BW_NEW(d->parts, widest / BW_ROUND_COLUMNS + 1, "bench");
+    float *random = status == BW_OK ? bw_bench_floats(most, 90, 0.02f) : NULL;
+    if (random)
+        bw_from_f32(d->weights, random, BW_BF16, most);
+    bw_free(random);
+    BW_TRY(bw_agree(grid, random ? BW_OK : BW_SYSTEM));
+    BW_TRY(bw_agree(grid, bw_shared_create(grid, &d->factors, floats * (int64_t)sizeof(float), "bench")));
+    return bw_gather_create(&d->gather, grid);
+}
+
+static void dense_free(dense_merge *d)
+{
+    bw_free(d->weights);
+    bw_free(d->merged);
+    bw_free(d->base);
+    bw_free(d->parts);
+    bw_gather_destroy(&d->gather);
+    bw_shared_free(d->m->bench->grid, &d->factors);
+}
+
+static int gather_factors(dense_merge *d, const target_case *c)
+{
+    const bw_gather_item items[] = {{.piece = &c->merged.A, .dense = d->a, .ld = d->lda}, {.piece = &c->merged.B, .dense = d->b, .ld = c->merged.r}};
+    BW_TRY(bw_node_sync(d->m->bench->grid)); /* nobody reads those before any more */
+    BW_TRY(bw_gather_start(d->gather, items, 2));
+    return bw_gather_finish(d->gather);
+}
+
+static int dense_target(dense_merge *d, target_case *c)
+{
+    BW_TRY(bw_merge_pair(d->m->bench->grid, &c->user, &c->reinforce, BW_MERGE_QR, ALPHA, TAU, SCALE, &c->merged, &c->row));
+    turn_to(d, c);
+    BW_TRY(gather_factors(d, c));
+    for (int64_t i = 0; i < d->rows; i += d->block) {
+        int64_t height = d->rows - i < d->block ? d->rows - i : d->block;
+        const bw_round block = {BW_BF16, d->a + d->col, d->b + (d->row + i) * c->merged.r, d->lda, c->merged.r};
+        bw_to_f32(d->base, d->weights + i * d->cols, BW_BF16, height * d->cols);
+        bw_round_block(&block, d->base, height, d->cols, d->merged + i * d->cols, d->parts);
+    }
+    return BW_OK;
+}
+
+static int run_dense(void *context)
+{
+    dense_merge *d = context;
+    for (int i = 0; i < d->m->count; i++)
+        BW_TRY(dense_target(d, &d->m->cases[i]));
+    return BW_OK;
+}
+
+/* Of the last target, whose weights are still there: some entries, each against its sum in float64. 1 is half a unit in the last place of bf16, and
+ * what a sum in fp32 may lose before. */
+static double dense_error(const dense_merge *d)
+{
+    enum { STEP = 997 };
+    int r = d->m->cases[d->m->count - 1].merged.r;
+    double worst = 0;
+    for (int64_t i = 0; i < d->rows * d->cols; i += STEP) {
+        float base, stored;
+        bw_to_f32(&base, d->weights + i, BW_BF16, 1);
+        bw_to_f32(&stored, d->merged + i, BW_BF16, 1);
+        double right = (double)base, size = fabs(right);
+        for (int k = 0; k < r; k++) {
+            double term = (double)d->b[(d->row + i / d->cols) * r + k] * (double)d->a[k * d->lda + d->col + i % d->cols];
+            right += term;
+            size += fabs(term);
+        }
+        worst = fmax(worst, fabs((double)stored - right) / (ldexp(1, ilogb(right) - 8) + (double)FLT_EPSILON * size));
+    }
+    return worst;
+}
+
+static int measure_dense(merging *m, const char *name)
+{
+    bw_bench *bench = m->bench;
+    dense_merge d;
+    bw_bench_row row = {.unit = BW_GFLOPS, .limit = bench->fma * bench->grid->size, .limit_name = "FMA", .bound = 1};
+    int status;
+    snprintf(row.problem, sizeof row.problem, "%s: the same, dense bf16", name);
+    for (int i = 0; i < m->count; i++)
+        row.work += 2.0 * 2 * m->r * (double)m->cases[i].out * (double)m->cases[i].in;
+    BW_GO(dense_create(&d, m));
+    BW_GO(bw_bench_time(bench, &(bw_bench_work){.run = run_dense, .context = &d}, &row.times));
+    row.residual = dense_error(&d);
+    status = bw_bench_add(bench, &row);
+done:
+    dense_free(&d);
+    return status;
+}
+
 /* ---- the part ------------------------------------------------------------------------------------------------------------------ */
 
 /* U^T U, U^T R and R^T R of both factors; then of B: Q = B_U T, Q^T Q, Q^T B_R, and B_U M. */
@@ -217,17 +359,24 @@ static double flops_of(const merging *m)
     return flops;
 }
 
+static int measure_factors(merging *m, const char *name, double limit)
+{
+    bw_bench *bench = m->bench;
+    bw_bench_row row = {.unit = BW_GFLOPS, .limit = limit, .limit_name = "pdgemm", .bound = 1e-5};
+    snprintf(row.problem, sizeof row.problem, "%s: a layer, %d targets, r %d", name, m->count, m->r);
+    row.work = flops_of(m);
+    BW_TRY(bw_bench_time(bench, &(bw_bench_work){.run = run_merge, .context = m}, &row.times));
+    BW_TRY(bw_agree(bench->grid, check(m, &row.residual)));
+    return bw_bench_add(bench, &row);
+}
+
 static int measure(bw_bench *bench, const char *name, const bw_spec *spec, double limit)
 {
     merging m = {0};
-    bw_bench_row row = {.unit = BW_GFLOPS, .limit = limit, .limit_name = "pdgemm", .bound = 1e-5};
     int status;
     BW_GO(bw_agree(bench->grid, merging_create(&m, bench, spec)));
-    snprintf(row.problem, sizeof row.problem, "%s: a layer, %d targets, r %d", name, m.count, m.r);
-    row.work = flops_of(&m);
-    BW_GO(bw_bench_time(bench, &(bw_bench_work){.run = run_merge, .context = &m}, &row.times));
-    BW_GO(bw_agree(bench->grid, check(&m, &row.residual)));
-    status = bw_bench_add(bench, &row);
+    BW_GO(measure_factors(&m, name, limit));
+    BW_GO(measure_dense(&m, name));
 done:
     merging_free(&m);
     return status;

@@ -1,6 +1,7 @@
 /* A model's files, opened and checked against its family's list of tensors. What is asked for is read in Hugging Face's order of rows,
  * whichever format it lies in. */
 #include "model/source.h"
+#include "base/half.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -319,11 +320,10 @@ static int check_finite(const bw_source *source, const bw_tensor *tensor, int64_
                         int64_t ld)
 {
     for (int64_t i = 0; i < rows; i++) {
-        /* x - x is 0 for finite x and NaN otherwise, and a sum of those vectorises. */
-        float bad = 0;
+        bool bad = false; /* on the bits: a sum of numbers would wait for its last addition */
         for (int64_t j = 0; j < cols; j++)
-            bad += values[i * ld + j] - values[i * ld + j];
-        for (int64_t j = 0; !(bad == 0) && j < cols; j++)
+            bad |= (bw_bits_of(values[i * ld + j]) & 0x7f800000u) == 0x7f800000u;
+        for (int64_t j = 0; bad && j < cols; j++)
             if (!isfinite(values[i * ld + j]))
                 return bw_fail(BW_DATA, "%s: tensor %s holds %g at row %lld, column %lld; the weights of a model are finite numbers", source->path,
                                tensor->name, (double)values[i * ld + j], (long long)(row + i), (long long)(col + j));

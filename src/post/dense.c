@@ -1,8 +1,7 @@
 /* A dense merge: base + delta as a Hugging Face model folder. Every rank reads, adds and writes the blocks it owns in a block-cyclic cut of each
- * weight and never holds more than one of them. The delta of an entry is a sum over r in order (bw_fold), rounding is once and to
- * nearest even, so the files do not depend on the grid. */
+ * weight and never holds more than one of them. The delta of an entry is a sum over r in order, rounding is once and to nearest even
+ * (rounding.c), so the files do not depend on the grid. */
 #include "post/inside.h"
-#include "breakwater/num.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -28,11 +27,6 @@ typedef struct shard {
     int descriptor;
 } shard;
 
-typedef struct fidelity {
-    int64_t entries, changed;
-    double wanted, stored, product, error; /* sums of squares, and of wanted * stored */
-} fidelity;
-
 typedef struct dense {
     const bw_grid *grid;
     const bw_source *source;
@@ -46,11 +40,13 @@ typedef struct dense {
     int count;
     shard *shards;
     int n_shards;
-    fidelity *sums; /* [layer * BW_TARGETS + target], of this rank's entries */
+    bw_fidelity *sums; /* [layer * BW_TARGETS + target], of this rank's entries */
     bw_shared factors;
     bw_gather *gather;
-    float *base, *delta, *back; /* scratch of one block */
+    float *base, *back; /* scratch of one block: as read, and as a reader of the file will see it */
     void *rounded;
+    bw_fidelity *parts; /* of a block, by columns */
+    int64_t n_parts;
 } dense;
 
 /* ---- which tensors, in which file, where --------------------------------------------------------------------------- */
@@ -210,17 +206,11 @@ done:
 }
 
 /* ---- blocks -------------------------------------------------------------------------------------------------------- */
-/* Round `rows` x `cols` contiguous entries of d->base and write them; d->back gets what a reader will see. */
-static int store_block(dense *d, int index, int64_t row, int64_t rows, int64_t col, int64_t cols)
+/* Write `rows` x `cols` contiguous entries of d->rounded. */
+static int put_block(const dense *d, int index, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
     const weight *w = &d->weights[index];
     const shard *s = &d->shards[w->shard];
-    bw_from_f32(d->rounded, d->base, d->dtype, rows * cols);
-    bw_to_f32(d->back, d->rounded, d->dtype, rows * cols);
-    for (int64_t i = 0; i < rows * cols; ++i)
-        if (!isfinite(d->back[i]))
-            return bw_fail(BW_DATA, "%s, row %lld, column %lld: %g does not fit in %s; use --dense bf16 or f32", w->name, (long long)(row + i / cols),
-                           (long long)(col + i % cols), (double)d->base[i], bw_dtype_name(d->dtype));
     int64_t width = bw_dtype_bytes(d->dtype, 1), offset = d->specs[index].offset;
     if (cols == w->cols)
         return put(s, d->rounded, rows * cols * width, offset + row * cols * width);
@@ -229,40 +219,48 @@ static int store_block(dense *d, int index, int64_t row, int64_t rows, int64_t c
     return BW_OK;
 }
 
-/* How much of the wanted delta is in the file. original: the base before the delta came on. An entry is changed when the file holds something
- * else than it would without a merge. */
-static void measure(const dense *d, const float *original, int64_t n, fidelity *sum)
+/* Round d->base: what no type that we write can hold is named. */
+static int round_base(dense *d, int index, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
-    size_t width = (size_t)bw_dtype_bytes(d->dtype, 1);
-    const char *stored_bytes = d->rounded;
-    char *plain_bytes = (char *)d->rounded + (size_t)n * width; /* rounded has room for two blocks */
-    bw_from_f32(plain_bytes, original, d->dtype, n);
-    sum->entries += n;
-    for (int64_t i = 0; i < n; ++i) {
-        double wanted = (double)d->delta[i], stored = (double)d->back[i] - (double)original[i];
-        sum->changed += memcmp(stored_bytes + (size_t)i * width, plain_bytes + (size_t)i * width, width) != 0;
-        sum->wanted += wanted * wanted;
-        sum->stored += stored * stored;
-        sum->product += wanted * stored;
-        sum->error += (stored - wanted) * (stored - wanted);
-    }
+    bw_from_f32(d->rounded, d->base, d->dtype, rows * cols);
+    bw_to_f32(d->back, d->rounded, d->dtype, rows * cols);
+    for (int64_t i = 0; i < rows * cols; ++i)
+        if (!isfinite(d->back[i]))
+            return bw_fail(BW_DATA, "%s, row %lld, column %lld: %g does not fit in %s; use --dense bf16 or f32", d->weights[index].name,
+                           (long long)(row + i / cols), (long long)(col + i % cols), (double)d->base[i], bw_dtype_name(d->dtype));
+    return BW_OK;
 }
 
-/* One block of a target: base += delta, in place. */
-static int target_block(dense *d, int index, const float *A, const float *B, int r, int64_t row, int64_t rows, int64_t col, int64_t cols)
+typedef struct layer_factors {
+    int r[BW_TARGETS];
+    int64_t lda[BW_TARGETS];
+    float *A[BW_TARGETS], *B[BW_TARGETS]; /* dense, shared by the node; NULL: no pair */
+} layer_factors;
+
+/* Round d->base + B A. */
+static int round_merged(dense *d, int index, const layer_factors *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
     const weight *w = &d->weights[index];
-    float *original = d->back + rows * cols; /* back has room for two blocks */
+    int r = f->r[w->target];
+    const bw_round block = {d->dtype, f->A[w->target] + col, f->B[w->target] + row * r, f->lda[w->target], r};
+    bw_fidelity sum = {0};
+    memset(d->parts, 0, (size_t)d->n_parts * sizeof *d->parts);
+    bw_round_block(&block, d->base, rows, cols, d->rounded, d->parts);
+    for (int64_t i = 0; i < d->n_parts; ++i)
+        bw_fidelity_add(&sum, &d->parts[i]);
+    bw_fidelity_add(&d->sums[w->layer * BW_TARGETS + w->target], &sum);
+    if (isfinite(sum.delta.stored))
+        return BW_OK;
+    bw_fold(d->base, cols, rows, cols, 1, block.b, r, block.a, block.lda, r); /* the same sums again, to find the entry */
+    return round_base(d, index, row, rows, col, cols);
+}
+
+static int target_block(dense *d, int index, const layer_factors *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
+{
+    const weight *w = &d->weights[index];
     BW_TRY(bw_source_read(d->source, w->layer, (bw_target)w->target, row, rows, col, cols, d->base, cols));
-    if (!A)
-        return store_block(d, index, row, rows, col, cols);
-    memcpy(original, d->base, (size_t)(rows * cols) * sizeof(float));
-    memset(d->delta, 0, (size_t)(rows * cols) * sizeof(float));
-    bw_fold(d->delta, cols, rows, cols, 1.0F, B + row * r, r, A + col, w->cols, r);
-    bw_add(d->base, d->delta, rows * cols);
-    BW_TRY(store_block(d, index, row, rows, col, cols));
-    measure(d, original, rows * cols, &d->sums[w->layer * BW_TARGETS + w->target]);
-    return BW_OK;
+    BW_TRY(f->A[w->target] ? round_merged(d, index, f, row, rows, col, cols) : round_base(d, index, row, rows, col, cols));
+    return put_block(d, index, row, rows, col, cols);
 }
 
 /* Columns in one block a process column, so that a row's share is one run of bytes in the file. */
@@ -273,7 +271,7 @@ static bw_bcyc cut_of(const dense *d, const weight *w)
     return (bw_bcyc){w->rows, w->cols, d->block, (int)nb, grid->nprow, grid->npcol};
 }
 
-static int write_target(dense *d, int index, const float *A, const float *B, int r)
+static int write_target(dense *d, int index, const layer_factors *f)
 {
     const weight *w = &d->weights[index];
     bw_bcyc cut = cut_of(d, w);
@@ -284,7 +282,7 @@ static int write_target(dense *d, int index, const float *A, const float *B, int
     for (int64_t local = 0; local < rows; local += cut.mb) {
         int64_t row = bw_bcyc_global(local, cut.mb, d->grid->myrow, cut.nprow);
         int64_t height = rows - local < cut.mb ? rows - local : cut.mb;
-        BW_TRY(target_block(d, index, A, B, r, row, height, col, cols));
+        BW_TRY(target_block(d, index, f, row, height, col, cols));
     }
     return BW_OK;
 }
@@ -298,23 +296,19 @@ static int write_named(dense *d, int index, int64_t *turn)
             continue;
         int64_t rows = w->rows - row < TABLE_ROWS ? w->rows - row : TABLE_ROWS;
         BW_TRY(bw_source_read_named(d->source, w->layer, w->named, row, rows, 0, w->cols, d->base, w->cols));
-        BW_TRY(store_block(d, index, row, rows, 0, w->cols));
+        BW_TRY(round_base(d, index, row, rows, 0, w->cols));
+        BW_TRY(put_block(d, index, row, rows, 0, w->cols));
     }
     return BW_OK;
 }
 
 /* ---- layers -------------------------------------------------------------------------------------------------------- */
-typedef struct layer_factors {
-    int r[BW_TARGETS];
-    float *A[BW_TARGETS], *B[BW_TARGETS]; /* dense, shared by the node; NULL: no pair */
-} layer_factors;
-
 static int64_t layer_floats(const dense *d)
 {
     int64_t floats = 0, out, in;
     for (int target = 0; target < BW_TARGETS; ++target) {
         bw_spec_shape(d->spec, (bw_target)target, &out, &in);
-        floats += d->adapter->r * (out + in);
+        floats += d->adapter->r * (out + bw_round_lda(in));
     }
     return floats;
 }
@@ -333,10 +327,11 @@ static int gather_layer(dense *d, int layer, layer_factors *f)
         int64_t out, in;
         bw_spec_shape(d->spec, (bw_target)target, &out, &in);
         f->r[target] = pair->r;
+        f->lda[target] = bw_round_lda(in);
         f->A[target] = free_space;
-        f->B[target] = free_space + pair->r * in;
-        free_space += pair->r * (in + out);
-        items[count++] = (bw_gather_item){.piece = &pair->A, .dense = f->A[target], .ld = in};
+        f->B[target] = free_space + pair->r * f->lda[target];
+        free_space += pair->r * (f->lda[target] + out);
+        items[count++] = (bw_gather_item){.piece = &pair->A, .dense = f->A[target], .ld = f->lda[target]};
         items[count++] = (bw_gather_item){.piece = &pair->B, .dense = f->B[target], .ld = pair->r};
     }
     BW_TRY(bw_node_sync(d->grid)); /* nobody reads the layer before any more */
@@ -353,7 +348,7 @@ static int write_layer(dense *d, int layer)
     for (int i = 0; i < d->count && layer % d->grid->replicas == d->grid->replica && status == BW_OK; ++i) {
         int target = d->weights[i].target;
         if (d->weights[i].layer == layer && target != NOT_A_TARGET)
-            status = write_target(d, i, f.A[target], f.B[target], f.r[target]);
+            status = write_target(d, i, &f);
     }
     return bw_agree(d->grid, status);
 }
@@ -369,25 +364,19 @@ static int write_tables(dense *d)
 }
 
 /* ---- fidelity ------------------------------------------------------------------------------------------------------ */
-static void fill_rows(const fidelity *all, int ranks, int64_t targets, bw_merge_row *rows)
+static void fill_rows(const bw_fidelity *all, int ranks, int64_t targets, bw_merge_row *rows)
 {
     for (int64_t i = 0; i < targets; ++i) {
-        fidelity sum = {0};
-        for (int rank = 0; rank < ranks; ++rank) {
-            const fidelity *part = &all[rank * targets + i];
-            sum.entries += part->entries;
-            sum.changed += part->changed;
-            sum.wanted += part->wanted;
-            sum.stored += part->stored;
-            sum.product += part->product;
-            sum.error += part->error;
-        }
+        bw_fidelity sum = {0};
+        for (int rank = 0; rank < ranks; ++rank)
+            bw_fidelity_add(&sum, &all[rank * targets + i]);
+        const bw_delta_sums *delta = &sum.delta;
         bw_merge_row *row = &rows[i];
         row->dense = sum.entries > 0;
         row->changed = sum.entries ? (double)sum.changed / (double)sum.entries : 0;
-        double both = sqrt(sum.wanted) * sqrt(sum.stored);
-        row->delta_cosine = both > 0 ? sum.product / both : 0;
-        row->delta_error = sum.wanted > 0 ? sqrt(sum.error / sum.wanted) : 0;
+        double both = sqrt(delta->wanted) * sqrt(delta->stored);
+        row->delta_cosine = both > 0 ? delta->product / both : 0;
+        row->delta_error = delta->wanted > 0 ? sqrt(delta->error / delta->wanted) : 0;
     }
 }
 
@@ -399,7 +388,7 @@ static int collect_fidelity(dense *d, bw_merge_row *rows)
     BW_GO(bw_agree(d->grid, BW_NEW(offsets, d->grid->size + 1, purpose)));
     BW_GO(bw_collect(d->grid, d->sums, targets * (int64_t)sizeof *d->sums, &all, offsets));
     if (d->grid->rank == 0)
-        fill_rows((const fidelity *)(const void *)all, d->grid->size, targets, rows);
+        fill_rows((const bw_fidelity *)(const void *)all, d->grid->size, targets, rows);
 done:
     bw_free(offsets);
     bw_free(all);
@@ -413,12 +402,14 @@ static int allocate(dense *d)
     for (int i = 0; i < d->count; ++i) {
         bw_bcyc cut = cut_of(d, &d->weights[i]);
         int64_t entries = (int64_t)cut.mb * cut.nb;
+        int64_t parts = (cut.nb + BW_ROUND_COLUMNS - 1) / BW_ROUND_COLUMNS;
         most = most > entries ? most : entries;
+        d->n_parts = d->n_parts > parts ? d->n_parts : parts;
     }
     BW_TRY(BW_NEW(d->base, most, purpose));
-    BW_TRY(BW_NEW(d->delta, most, purpose));
-    BW_TRY(BW_NEW(d->back, 2 * most, purpose));
-    d->rounded = bw_calloc(2 * most, 4, purpose);
+    BW_TRY(BW_NEW(d->back, most, purpose));
+    BW_TRY(BW_NEW(d->parts, d->n_parts, purpose));
+    d->rounded = bw_calloc(most, 4, purpose);
     BW_TRY(d->rounded ? BW_OK : BW_SYSTEM);
     return BW_NEW(d->sums, (int64_t)d->spec->n_layer * BW_TARGETS, purpose);
 }
@@ -439,7 +430,7 @@ static void dense_free(dense *d)
     }
     bw_gather_destroy(&d->gather);
     bw_shared_free(d->grid, &d->factors);
-    void *owned[] = {d->weights, d->specs, d->shards, d->base, d->delta, d->back, d->rounded, d->sums};
+    void *owned[] = {d->weights, d->specs, d->shards, d->base, d->back, d->rounded, d->parts, d->sums};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; ++i)
         bw_free(owned[i]);
 }

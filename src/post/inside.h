@@ -1,6 +1,8 @@
 /* What the files of post/ share with one another. */
 #ifndef BREAKWATER_POST_INSIDE_H
 #define BREAKWATER_POST_INSIDE_H
+#include "breakwater/io.h"
+#include "breakwater/num.h"
 #include "breakwater/post.h"
 
 /* ---- small.c: small matrices in float64, column-major (entry (i, j) of X at X[i + j * ldx]), whole on every rank. Local --------- */
@@ -34,6 +36,25 @@ int bw_merge_prepare(const bw_grid *grid, const bw_pair *user, const bw_pair *re
 int bw_merge_combine(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, const bw_merge_work *work, double alpha, double scale,
                      bw_pair *out, bw_merge_row *row);
 void bw_merge_work_free(bw_merge_work *work);
+
+/* ---- rounding.c: one block of a dense weight ------------------------------------------------------------------------ */
+typedef struct bw_fidelity {  /* how much of the wanted delta is in the file */
+    int64_t entries, changed; /* changed: the file holds something else than it would without a merge */
+    bw_delta_sums delta;
+} bw_fidelity;
+void bw_fidelity_add(bw_fidelity *sum, const bw_fidelity *part);
+typedef struct bw_round {
+    bw_dtype dtype;
+    const float *a, *b; /* row-major: A r x lda from the block's first column on, B rows x r from its first row on */
+    int64_t lda;        /* of bw_round_lda */
+    int r;
+} bw_round;
+enum { BW_ROUND_COLUMNS = 512 };
+/* The leading dimension of an A of n columns: rows an odd number of cache lines apart, for bw_fold. Pure. */
+int64_t bw_round_lda(int64_t n);
+/* stored (rows x cols of dtype) = base + B A, rounded once; each entry of B A sums over r in order. base is rows x cols, both contiguous. parts: one
+ * for each BW_ROUND_COLUMNS columns, added to; where an entry does not fit the type its sum is not finite. Local; on all threads. */
+void bw_round_block(const bw_round *block, const float *base, int64_t rows, int64_t cols, void *stored, bw_fidelity *parts);
 
 /* ---- dense.c ------------------------------------------------------------------------------------------------------ */
 /* Write base + the adapter's deltas as a Hugging Face model folder; fills the dense part of rows[layer * BW_TARGETS + target] on rank 0.

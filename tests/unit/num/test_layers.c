@@ -180,6 +180,30 @@ static void add_embed_and_argmax(void **state)
     assert_int_equal(bw_argmax(tied, 1), 0);
 }
 
+/* Sums of squares and products in float64: sixteen or so roundings an entry at most. */
+static void sums_of_a_kept_delta(void **state)
+{
+    (void)state;
+    enum { N = 1003 };
+    float *delta = random_floats(N, 1), *now = random_floats(N, 2), *before = random_floats(N, 3);
+    double wanted = 1, stored = 2, product = 3, error = 4;
+    bw_delta_sums sums = {wanted, stored, product, error};
+    for (int64_t i = 0; i < N; i++) {
+        double w = (double)delta[i], s = (double)now[i] - (double)before[i];
+        wanted += w * w;
+        stored += s * s;
+        product += w * s;
+        error += (s - w) * (s - w);
+    }
+    bw_delta_kept(&sums, delta, now, before, N);
+    const double bound = 1e-13 * N;
+    close_to(sums.wanted, wanted, bound, "wanted", 0);
+    close_to(sums.stored, stored, bound, "stored", 0);
+    close_to(sums.product, product, bound, "product", 0);
+    close_to(sums.error, error, bound, "error", 0);
+    bw_free(delta), bw_free(now), bw_free(before);
+}
+
 static void denormals_are_flushed_in_every_thread(void **state)
 {
     (void)state;
@@ -228,6 +252,7 @@ int main(void)
         cmocka_unit_test(swiglu_of_extreme_gates_is_finite),
         cmocka_unit_test(add_embed_and_argmax),
         cmocka_unit_test(same_bits_for_any_address_and_threads),
+        cmocka_unit_test(sums_of_a_kept_delta),
         cmocka_unit_test(denormals_are_flushed_in_every_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
