@@ -8,8 +8,8 @@
 
 /* ---- gemm: the one seam; a backend is a row of a table in num/gemm.c -------------------------------------------- */
 /* Choose the backend and kernel set for this CPU. Call before any other BLIS or ScaLAPACK call (the first sets BLIS_ARCH_TYPE from CPUID
- * unless the user set it), and again to change over: what was packed before is void then. threads: of this rank.
- * "fp32"; "bf16": operands rounded to bf16, products and sums in fp32; "auto": the fastest that this CPU and build have. Local. */
+ * unless the user set it), and again to change over: what was packed before is void then, and what the old backend held is given back. threads: of
+ * this rank. "fp32"; "bf16": operands rounded to bf16, products and sums in fp32; "auto": the fastest that this CPU and build have. Local. */
 int bw_gemm_start(const char *precision, int threads);
 /* Ranks must take the same backend: the largest place that any of them has. BW_SYSTEM where this rank cannot. Local. */
 int bw_gemm_place(void);

@@ -24,6 +24,8 @@ static bool serves(const bw_gemm_backend *backend, const char *precision)
 
 static int start(int place, const char *why_not, int threads)
 {
+    if (chosen->stop && chosen != backends[place])
+        chosen->stop();
     chosen = backends[place];
     BW_TRY(chosen->start(threads));
     snprintf(description, sizeof description, "%s%s", chosen->describe(), why_not);

@@ -20,6 +20,7 @@ typedef struct bw_gemm_backend {
     const char *weight_type;      /* in which it holds frozen weights */
     const char *(*missing)(void); /* NULL: this build and this CPU have it; else what is missing */
     int (*start)(int threads);    /* before the first multiply, and to change the number of threads */
+    void (*stop)(void);           /* give back what it holds, before another is started; NULL: nothing */
     const char *(*describe)(void);
     void (*multiply)(const bw_gemm_call *call);
     /* NULL, both: a frozen weight stays the dense matrix. */

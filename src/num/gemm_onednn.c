@@ -377,6 +377,16 @@ static void pack(void *weight, const float *dense, int64_t rows, int64_t cols)
     pthread_mutex_unlock(&lock);
 }
 
+static void stop(void)
+{
+    buffer *const buffers[] = {&state.a, &state.b, &state.c, &state.workspace};
+    forget_products();
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        bw_free(buffers[i]->data);
+        *buffers[i] = (buffer){0};
+    }
+}
+
 /* ---- start ---------------------------------------------------------------------------------------------------------- */
 
 static const char *kernels(void)
@@ -488,8 +498,8 @@ static const char *describe(void)
 
 #define ONEDNN(precision_, type_, missing_, start_)                                                                                                  \
     {                                                                                                                                                \
-        .precision = (precision_), .name = "oneDNN", .weight_type = (type_), .missing = (missing_), .start = (start_), .describe = describe,         \
-        .multiply = multiply, .weight_bytes = weight_bytes, .pack = pack                                                                             \
+        .precision = (precision_), .name = "oneDNN", .weight_type = (type_), .missing = (missing_), .start = (start_), .stop = stop,                 \
+        .describe = describe, .multiply = multiply, .weight_bytes = weight_bytes, .pack = pack                                                       \
     }
 const bw_gemm_backend bw_gemm_onednn = ONEDNN("bf16", "bf16", missing, start);
 const bw_gemm_backend bw_gemm_onednn_f32 = ONEDNN("fp32", "f32", missing_nothing, start_full);
