@@ -21,9 +21,9 @@ BW_INLINE void add_four(kept_sums *sums, const float *delta, const float *now, c
     sums->error += error * error;
 }
 
-static double total(doubles a, doubles b)
+BW_INLINE double total(const doubles *a, const doubles *b) /* by address: how a vector is passed depends on the clone that calls */
 {
-    doubles sum = a + b;
+    const doubles sum = *a + *b;
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
@@ -39,8 +39,8 @@ BW_HOT void bw_delta_kept(bw_delta_sums *out, const float *delta, const float *n
         const float d[4] = {delta[i]}, a[4] = {now[i]}, b[4] = {before[i]};
         add_four(&even, d, a, b);
     }
-    out->wanted += total(even.wanted, odd.wanted);
-    out->stored += total(even.stored, odd.stored);
-    out->product += total(even.product, odd.product);
-    out->error += total(even.error, odd.error);
+    out->wanted += total(&even.wanted, &odd.wanted);
+    out->stored += total(&even.stored, &odd.stored);
+    out->product += total(&even.product, &odd.product);
+    out->error += total(&even.error, &odd.error);
 }
