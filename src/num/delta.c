@@ -27,7 +27,7 @@ BW_INLINE double total(const doubles *a, const doubles *b) /* by address: how a 
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-BW_HOT void bw_delta_kept(bw_delta_sums *out, const float *delta, const float *now, const float *before, int64_t n)
+BW_HOT static void delta_kept(bw_delta_sums *out, const float *delta, const float *now, const float *before, int64_t n)
 {
     kept_sums even = {0}, odd = {0};
     int64_t i = 0;
@@ -43,4 +43,9 @@ BW_HOT void bw_delta_kept(bw_delta_sums *out, const float *delta, const float *n
     out->stored += total(&even.stored, &odd.stored);
     out->product += total(&even.product, &odd.product);
     out->error += total(&even.error, &odd.error);
+}
+
+void bw_delta_kept(bw_delta_sums *out, const float *delta, const float *now, const float *before, int64_t n)
+{
+    delta_kept(out, delta, now, before, n);
 }
