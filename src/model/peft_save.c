@@ -1,5 +1,5 @@
-/* Writing a PEFT adapter folder. The factors are gathered once per node; then the ranks of replica 0 share out the tensors, each of which is
- * one contiguous write. The bytes depend on the factors, the base's path and the caller's metadata only: not on ranks, grid or time. */
+/* Writing a PEFT adapter folder. The factors are gathered layer by layer, once per node; then the ranks of replica 0 share out the tensors, each of
+ * which is one contiguous write. The bytes depend on the factors, the base's path and the caller's metadata only: not on ranks, grid or time. */
 #include "model/peft.h"
 #include <dirent.h>
 #include <errno.h>
@@ -17,9 +17,11 @@ typedef struct writing {
     bw_text folder, temporary, old; /* without a slash at the end */
     bw_text weights;                /* path in the temporary folder */
     unsigned file_mode, folder_mode;
-    bw_dense dense;
+    bw_shared dense; /* the factors of one layer */
     bw_gather *gather;
     bw_tensor_spec *specs;
+    bw_gather_item *items; /* beside specs */
+    int *layers;           /* beside specs, rising */
     char (*names)[BW_PEFT_NAME];
     const char **metadata;
     int count;
@@ -35,8 +37,10 @@ static void writing_free(writing *writing)
     bw_text_free(&writing->weights);
     bw_text_free(&writing->header);
     bw_gather_destroy(&writing->gather);
-    bw_dense_free(&writing->dense);
+    bw_shared_free(writing->grid, &writing->dense);
     bw_free(writing->specs);
+    bw_free(writing->items);
+    bw_free(writing->layers);
     bw_free(writing->names);
     bw_free(writing->metadata);
 }
@@ -69,12 +73,13 @@ static int set_metadata(writing *writing, const char *const *metadata)
     return BW_OK;
 }
 
-static void add_spec(writing *writing, int index, char which, const bw_matrix *matrix, const float *data)
+static void add_spec(writing *writing, int index, char which, const bw_matrix *matrix)
 {
-    char *name = writing->names[writing->count];
-    bw_peft_tensor(name, index / BW_TARGETS, (bw_target)(index % BW_TARGETS), which);
-    writing->specs[writing->count++] =
-        (bw_tensor_spec){.name = name, .dtype = BW_F32, .n_dims = 2, .shape = {matrix->layout.m, matrix->layout.n}, .data = data};
+    int at = writing->count++;
+    bw_peft_tensor(writing->names[at], index / BW_TARGETS, (bw_target)(index % BW_TARGETS), which);
+    writing->specs[at] = (bw_tensor_spec){.name = writing->names[at], .dtype = BW_F32, .n_dims = 2, .shape = {matrix->layout.m, matrix->layout.n}};
+    writing->items[at] = (bw_gather_item){.piece = matrix, .ld = matrix->layout.n};
+    writing->layers[at] = index / BW_TARGETS;
 }
 
 static int plan(writing *writing, const char *folder, const char *const *metadata)
@@ -83,12 +88,14 @@ static int plan(writing *writing, const char *folder, const char *const *metadat
     BW_TRY(set_paths(writing, folder));
     BW_TRY(set_metadata(writing, metadata));
     BW_TRY(BW_NEW(writing->specs, 2 * pairs, "adapter, writing"));
+    BW_TRY(BW_NEW(writing->items, 2 * pairs, "adapter, writing"));
+    BW_TRY(BW_NEW(writing->layers, 2 * pairs, "adapter, writing"));
     BW_TRY(BW_NEW(writing->names, 2 * pairs, "adapter, writing"));
     for (int i = 0; i < pairs; i++) {
         const bw_pair *pair = &writing->adapter->pairs[i];
         if (pair->present) {
-            add_spec(writing, i, 'A', &pair->A, writing->dense.A[i]);
-            add_spec(writing, i, 'B', &pair->B, writing->dense.B[i]);
+            add_spec(writing, i, 'A', &pair->A);
+            add_spec(writing, i, 'B', &pair->B);
         }
     }
     if (writing->count == 0)
@@ -268,21 +275,65 @@ static int begin(const writing *writing, const char *base)
     return bw_file_finish(file, path, status);
 }
 
-/* The ranks of replica 0: every nth tensor. */
-static int write_share(const writing *writing)
+/* ---- the factors -------------------------------------------------------------------------------------------------- */
+/* Room for the factors of the largest layer. */
+static int64_t layer_bytes(const bw_adapter *adapter)
 {
-    const bw_grid *grid = writing->grid;
-    const int writers = grid->nprow * grid->npcol, me = grid->myrow * grid->npcol + grid->mycol;
-    const char *path = writing->weights.data;
-    if (grid->replica != 0 || me >= writing->count)
-        return BW_OK;
-    const int file = open(path, O_WRONLY | O_CLOEXEC);
-    if (file < 0)
-        return bw_fail(BW_IO, "%s: cannot be opened for writing: %s (do all nodes see this folder?)", path, strerror(errno));
+    int64_t most = 0;
+    for (int layer = 0; layer < adapter->n_layer; layer++) {
+        int64_t floats = 0;
+        for (int target = 0; target < BW_TARGETS; target++)
+            floats += bw_pair_floats(&adapter->pairs[layer * BW_TARGETS + target]);
+        most = floats > most ? floats : most;
+    }
+    return most * (int64_t)sizeof(float) + BW_LINE;
+}
+
+/* Dense copies of `count` tensors from `first` on, which are a layer's. Collective on world. */
+static int gather_tensors(writing *writing, int first, int count)
+{
+    float *next = bw_shared_floats(&writing->dense);
+    for (int i = first; i < first + count; i++) {
+        const bw_bcyc *layout = &writing->items[i].piece->layout;
+        writing->items[i].dense = next;
+        next += bw_line_round(layout->m * layout->n);
+    }
+    BW_TRY(bw_node_sync(writing->grid)); /* nobody writes the layer before any more */
+    BW_TRY(bw_gather_start(writing->gather, writing->items + first, count));
+    return bw_gather_finish(writing->gather);
+}
+
+/* Every nth tensor, to the file of a rank that writes. */
+static int put_tensors(const writing *writing, int file, int first, int count)
+{
+    const int writers = writing->grid->nprow * writing->grid->npcol, me = writing->grid->myrow * writing->grid->npcol + writing->grid->mycol;
     int status = BW_OK;
-    for (int i = me; status == BW_OK && i < writing->count; i += writers)
-        status = bw_file_put(file, path, writing->specs[i].data, writing->specs[i].bytes, writing->specs[i].offset);
-    return bw_file_finish(file, path, status);
+    for (int i = first; file >= 0 && status == BW_OK && i < first + count; i++)
+        if (i % writers == me)
+            status = bw_file_put(file, writing->weights.data, writing->items[i].dense, writing->specs[i].bytes, writing->specs[i].offset);
+    return status;
+}
+
+/* -1 on ranks that do not write: all but those of replica 0. */
+static int open_weights(const writing *writing, int *file)
+{
+    *file = writing->grid->replica == 0 ? open(writing->weights.data, O_WRONLY | O_CLOEXEC) : -1;
+    if (writing->grid->replica == 0 && *file < 0)
+        return bw_fail(BW_IO, "%s: cannot be opened for writing: %s (do all nodes see this folder?)", writing->weights.data, strerror(errno));
+    return BW_OK;
+}
+
+static int write_weights(writing *writing)
+{
+    int file, status = bw_agree(writing->grid, open_weights(writing, &file)), count;
+    for (int first = 0; status == BW_OK && first < writing->count; first += count) {
+        for (count = 1; first + count < writing->count && writing->layers[first + count] == writing->layers[first];)
+            count++;
+        status = bw_agree(writing->grid, gather_tensors(writing, first, count));
+        if (status == BW_OK)
+            status = bw_agree(writing->grid, put_tensors(writing, file, first, count));
+    }
+    return bw_agree(writing->grid, file >= 0 ? bw_file_finish(file, writing->weights.data, status) : status);
 }
 
 /* Rank 0. A folder that is replaced is moved aside first, so that the name always means a whole adapter or none. */
@@ -306,12 +357,11 @@ int bw_peft_save(const bw_adapter *adapter, const bw_grid *grid, const bw_spec *
     const double start = bw_now();
     int status;
     BW_GO(bw_agree(grid, adapter->n_layer == spec->n_layer ? BW_OK : bw_fail(BW_BUG, "%s: an adapter of another model", folder)));
-    BW_GO(bw_agree(grid, bw_dense_create(&writing.dense, grid, adapter, "adapter, writing")));
+    BW_GO(bw_agree(grid, bw_shared_create(grid, &writing.dense, layer_bytes(adapter), "adapter, writing")));
     BW_GO(bw_gather_create(&writing.gather, grid));
-    BW_GO(bw_agree(grid, bw_dense_refresh(&writing.dense, writing.gather)));
     BW_GO(bw_agree(grid, plan(&writing, folder, metadata)));
     BW_GO(bw_agree(grid, grid->rank == 0 ? begin(&writing, base) : BW_OK));
-    BW_GO(bw_agree(grid, write_share(&writing)));
+    BW_GO(write_weights(&writing));
     BW_GO(bw_agree(grid, grid->rank == 0 ? publish(&writing) : BW_OK));
     bw_event_add(BW_EVENT_WRITE, bw_now() - start, 0, (double)writing.file_bytes);
 done:
