@@ -47,6 +47,8 @@ const char *bw_tensors_path(const bw_tensors *tensors);
 const char *bw_safetensors_metadata(const bw_tensors *tensors, const char *key); /* __metadata__; NULL when absent */
 /* Entries [row, row+rows) x [col, col+cols) of a 2-D tensor (a 1-D one is one row) as fp32, out[rows][ld]. Touches only those bytes. */
 int bw_tensor_read(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t col, int64_t cols, float *out, int64_t ld);
+/* It has been read for the last time, or nearly: its pages leave this process, and come again where they are read. */
+void bw_tensor_done(const bw_tensor *tensor);
 
 /* GGUF metadata. NULL / otherwise when absent or of another type. Texts are checked UTF-8, end with a zero byte, and may hold zero bytes inside. */
 const char *bw_gguf_text(const bw_tensors *gguf, const char *key, size_t *length);

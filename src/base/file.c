@@ -120,13 +120,32 @@ void bw_map_close(bw_map *map)
     *map = (bw_map){0};
 }
 
+/* Span by span, each given back when it is read: a large file is never in this process as a whole. */
+static void hash_map(const bw_map *map, XXH3_state_t *state)
+{
+    const size_t span = 8 << 20;
+    XXH3_128bits_reset(state);
+    for (size_t at = 0; at < map->size; at += span) {
+        size_t length = map->size - at < span ? map->size - at : span;
+        XXH3_128bits_update(state, map->data + at, length);
+        (void)madvise((void *)(map->data + at), length, MADV_DONTNEED);
+    }
+}
+
 int bw_hash_file(bw_hash *hash, const char *path)
 {
     bw_map map;
     BW_TRY(bw_map_open(&map, path));
-    *hash = bw_hash_bytes(map.data, map.size);
+    XXH3_state_t *state = XXH3_createState();
+    int status = state ? BW_OK : bw_fail(BW_SYSTEM, "out of memory: a hash needs its state");
+    if (status == BW_OK) {
+        hash_map(&map, state);
+        XXH128_hash_t sum = XXH3_128bits_digest(state);
+        *hash = (bw_hash){sum.high64, sum.low64};
+    }
+    XXH3_freeState(state);
     bw_map_close(&map);
-    return BW_OK;
+    return status;
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------------------*/

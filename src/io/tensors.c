@@ -4,6 +4,8 @@
 #include "io/utf8.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 static const char purpose[] = "file index";
 
@@ -303,4 +305,13 @@ int bw_tensor_read(const bw_tensor *tensor, int64_t row, int64_t rows, int64_t c
     for (int64_t i = 0; i < rows; i++)
         read_row(type, tensor->data + (row + i) * stride, col, cols, out + i * ld);
     return BW_OK;
+}
+
+void bw_tensor_done(const bw_tensor *tensor)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)tensor->data, end = first + (uintptr_t)tensor->bytes;
+    first = (first + page - 1) / page * page; /* whole pages: the others hold something of its neighbours */
+    end = end / page * page;
+    if (first < end)
+        (void)madvise((void *)first, end - first, MADV_DONTNEED);
 }

@@ -59,8 +59,14 @@ int bw_adapter_blank(bw_adapter **out, int n_layer)
     return status;
 }
 
+static int check_rank(int r)
+{
+    return r >= 1 && r <= BW_MAX_LORA_RANK ? BW_OK : bw_fail(BW_USAGE, "a LoRA of rank %d; expected 1 to %d", r, BW_MAX_LORA_RANK);
+}
+
 int bw_adapter_outline(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, int block)
 {
+    BW_TRY(check_rank(r));
     BW_TRY(bw_adapter_blank(out, spec->n_layer));
     (*out)->r = r;
     for (int i = 0; i < spec->n_layer * BW_TARGETS; i++) {
@@ -74,10 +80,9 @@ int bw_adapter_outline(bw_adapter **out, const bw_grid *grid, const bw_spec *spe
 
 int bw_adapter_create(bw_adapter **out, const bw_grid *grid, const bw_spec *spec, unsigned mask, int r, double alpha, double dropout, int block)
 {
-    if (r < 1 || r > BW_MAX_LORA_RANK)
-        return bw_fail(BW_USAGE, "a LoRA of rank %d; expected 1 to %d", r, BW_MAX_LORA_RANK);
     bw_adapter *adapter;
     int status = BW_OK;
+    BW_TRY(check_rank(r));
     BW_TRY(bw_adapter_blank(&adapter, spec->n_layer));
     adapter->r = r, adapter->alpha = alpha, adapter->dropout = dropout;
     for (int i = 0; status == BW_OK && i < spec->n_layer * BW_TARGETS; i++) {

@@ -317,6 +317,7 @@ static int read_factor(const reading *reading, bw_matrix *matrix, const bw_tenso
     block_reader reader = {.reading = reading, .tensor = tensor};
     const int status = bw_matrix_visit(matrix, read_block, &reader);
     bw_free(reader.rows);
+    bw_tensor_done(tensor);
     return status;
 }
 

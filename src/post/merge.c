@@ -137,20 +137,45 @@ static int largest_rank(const bw_adapter *adapter, int64_t count, unsigned *mask
     return r;
 }
 
-/* The merged adapter: rank r_U + r_R everywhere, scaling 1. */
+static bool single(const merge *m)
+{
+    return m->alphas.count == 1 && m->config->scale.count == 1;
+}
+
+static void release(const bw_adapter *adapter, int64_t place)
+{
+    if (adapter)
+        bw_pair_free(&adapter->pairs[place]);
+}
+
+static int combine_pair(merge *m, const result *one, int64_t place, bw_pair *merged)
+{
+    const bw_pair *user = pair_at(m->user, place), *reinforce = pair_at(m->reinforce, place);
+    int64_t out = merged->B.layout.m, in = merged->A.layout.n;
+    BW_TRY(bw_agree(m->grid, bw_pair_create(merged, m->grid, out, in, merged->r, 1, (int)m->config->block)));
+    if (user || reinforce)
+        BW_TRY(bw_merge_combine(m->grid, user, reinforce, &m->works[place], one->alpha, one->scale, merged, &m->rows[place]));
+    return BW_OK;
+}
+
+/* The merged adapter: rank r_U + r_R everywhere, scaling 1. It grows as the adapters that go into it shrink, where no other result needs them. */
 static int combine_all(merge *m, const result *one, bw_adapter **out)
 {
     unsigned mask = 0;
     int r = largest_rank(m->user, places(m), &mask);
     r += largest_rank(m->reinforce, places(m), &mask);
-    BW_TRY(bw_agree(m->grid, bw_adapter_create(out, m->grid, m->spec, mask, r, r, 0, (int)m->config->block)));
+    BW_TRY(bw_agree(m->grid, bw_adapter_outline(out, m->grid, m->spec, mask, r, (int)m->config->block)));
+    (*out)->alpha = r;
     snprintf((*out)->role, sizeof(*out)->role, "merged");
     for (int64_t place = 0; place < places(m); ++place) {
-        const bw_pair *user = pair_at(m->user, place), *reinforce = pair_at(m->reinforce, place);
-        bw_pair *merged = bw_adapter_pair(*out, (int)(place / BW_TARGETS), (bw_target)(place % BW_TARGETS));
+        bw_pair *merged = &(*out)->pairs[place];
         m->rows[place] = (bw_merge_row){0};
-        if (user || reinforce)
-            BW_TRY(bw_merge_combine(m->grid, user, reinforce, &m->works[place], one->alpha, one->scale, merged, &m->rows[place]));
+        if (merged->present)
+            BW_TRY(combine_pair(m, one, place, merged));
+        if (single(m)) {
+            release(m->user, place);
+            release(m->reinforce, place);
+        }
     }
     return BW_OK;
 }
@@ -332,11 +357,6 @@ done:
 }
 
 /* ---- the grid of results ------------------------------------------------------------------------------------------------ */
-static bool single(const merge *m)
-{
-    return m->alphas.count == 1 && m->config->scale.count == 1;
-}
-
 static int name_result(const merge *m, result *one)
 {
     char name[80];
