@@ -13,6 +13,12 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+size_t bw_entry_bytes(bw_piece_type type)
+{
+    static const size_t bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
+    return bytes[type];
+}
+
 /* ---- four by four --------------------------------------------------------------------------------------------------- */
 static inline four load_four(const float *at)
 {

@@ -1,12 +1,6 @@
 /* matrix.c - block-cyclic matrices: the local piece and the way from and to a dense array. */
 #include "par/pieces.h"
 
-size_t bw_entry_bytes(bw_piece_type type)
-{
-    static const size_t bytes[] = {[BW_PIECE_F32] = 4, [BW_PIECE_F64] = 8, [BW_PIECE_BF16] = 2, [BW_PIECE_F16] = 2};
-    return bytes[type];
-}
-
 bw_matrix bw_matrix_outline(const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb)
 {
     bw_matrix matrix = {.layout = {m, n, mb, nb, grid->nprow, grid->npcol}, .type = type, .myrow = grid->myrow, .mycol = grid->mycol};
