@@ -26,6 +26,8 @@ typedef struct bw_state {
     bw_hash model, data, buffer, config; /* fingerprints; config: only what changes the arithmetic */
     const char *redo;                    /* bw_config.redo, for messages; may be NULL */
 } bw_state;
+/* Of a checkpoint's file: factors and moments, and what HDF5 writes about each dataset. Local. */
+double bw_checkpoint_bytes(const bw_state *state);
 /* Write <folder>/step-NNNNNN.h5 (temporary, fsync, rename), then delete all but the last `keep`. Collective on world; replica 0 writes. mode as
  * bw_file_write. hints: gets, on rank 0, what MPI-IO was told for this file, as MPI gives it back; NULL: nobody wants to know. */
 int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode,

@@ -124,8 +124,7 @@ static int write_exponents(transfer *t)
     return bw_h5_set_ints(t->h5, "/", "exponents", t->exponents, t->state->tensors);
 }
 
-/* Bytes of the file: factors and moments, and what HDF5 writes about each dataset. */
-static double file_bytes(const bw_state *state)
+double bw_checkpoint_bytes(const bw_state *state)
 {
     const double about_dataset = 1024;
     return 12.0 * (double)bw_adapter_parameters(state->adapter) + about_dataset * 3 * state->tensors;
@@ -134,7 +133,7 @@ static double file_bytes(const bw_state *state)
 static int write_file(transfer *t, const bw_list *hints, const char *settings, const char *temporary)
 {
     BW_TRY(bw_h5_create(&t->h5, t->grid, temporary, hints));
-    int status = bw_h5_claim(t->h5, (int64_t)file_bytes(t->state));
+    int status = bw_h5_claim(t->h5, (int64_t)bw_checkpoint_bytes(t->state));
     if (status == BW_OK && t->hints)
         status = bw_h5_add_hints(t->h5, t->hints);
     int64_t complete = 1;
@@ -258,7 +257,7 @@ int bw_checkpoint_sweep(const char *folder, bool all)
 
 static double room_needed(const bw_state *state)
 {
-    return file_bytes(state) + BW_H5_RESERVE;
+    return bw_checkpoint_bytes(state) + BW_H5_RESERVE;
 }
 
 /* Asked first, where it can be said in one line. A quota, or somebody else's file, is met while writing. */
@@ -329,8 +328,7 @@ done:
     bw_text_free(&path);
     bw_text_free(&temporary);
     bw_text_free(&settings);
-    double bytes = 12.0 * (double)bw_adapter_parameters(state->adapter);
-    bw_event_add(BW_EVENT_CHECKPOINT, bw_now() - start, 0, bytes);
+    bw_event_add(BW_EVENT_CHECKPOINT, bw_now() - start, 0, bw_checkpoint_bytes(state));
     return status;
 }
 

@@ -211,8 +211,7 @@ typedef struct watch {
 static double save_seconds(const bw_trainer *t, const watch *w)
 {
     const double pause = 10, rate = 50e6; /* seconds, bytes a second */
-    double bytes = 3 * sizeof(float) * (double)bw_adapter_parameters(t->adapter);
-    return w->longest_save > 0 ? w->longest_save : pause + bytes / rate;
+    return w->longest_save > 0 ? w->longest_save : pause + bw_checkpoint_bytes(&t->state) / rate;
 }
 
 static int look_around(bw_trainer *t, const watch *w, bw_stop *stop, bool *save)
