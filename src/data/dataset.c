@@ -4,7 +4,12 @@
 
 #include <string.h>
 
-enum { NAMED_ROWS = 8 }; /* dropped rows that the warning names */
+enum { NAMED_ROWS = 8 }; /* rows that a warning names */
+
+typedef struct row_list { /* rows counted, and the first of them named */
+    int32_t named[NAMED_ROWS];
+    int64_t count;
+} row_list;
 
 typedef struct builder {
     bw_dataset *dataset;
@@ -17,8 +22,7 @@ typedef struct builder {
     bw_text text;
     bw_tokens all;
     int64_t capacity;
-    int32_t named[NAMED_ROWS];
-    int64_t dropped; /* of the file at hand */
+    row_list dropped, empty; /* of the file at hand */
 } builder;
 
 static int grow(builder *in)
@@ -53,6 +57,18 @@ static bool borders_differ(const bw_tokens *prompt, const bw_tokens *joint)
     return prompt->count > joint->count || memcmp(prompt->ids, joint->ids, (size_t)prompt->count * sizeof *joint->ids) != 0;
 }
 
+static void note_row(row_list *list, const bw_row *row)
+{
+    if (list->count < NAMED_ROWS)
+        list->named[list->count] = row->row;
+    list->count++;
+}
+
+static bool is_blank(const char *text)
+{
+    return text[strspn(text, " \t\r\n")] == '\0';
+}
+
 static int drop_row(builder *in, const bw_row *row, const char *path)
 {
     if (!in->drop)
@@ -60,9 +76,7 @@ static int drop_row(builder *in, const bw_row *row, const char *path)
                        "%s: %s %d: no token of the answer is left within max_length %lld (the prompt alone has %lld); raise --max-length or take the "
                        "row out, or --on-unsupervised drop",
                        path, row->unit, row->row, (long long)in->max_length, (long long)in->prompt.count);
-    if (in->dropped < NAMED_ROWS)
-        in->named[in->dropped] = row->row;
-    in->dropped++;
+    note_row(&in->dropped, row);
     return BW_OK;
 }
 
@@ -75,6 +89,8 @@ static int add_row(builder *in, const bw_row *row, const char *path)
     if (unasked >= length)
         return drop_row(in, row, path);
     BW_TRY(grow(in));
+    if (is_blank(row->instruction) || is_blank(row->output))
+        note_row(&in->empty, row);
     bw_dataset *dataset = in->dataset;
     dataset->samples[dataset->count++] = (bw_sample){.offset = in->all.count,
                                                      .length = (int32_t)length,
@@ -88,17 +104,28 @@ static int add_row(builder *in, const bw_row *row, const char *path)
     return BW_OK;
 }
 
-static int warn_dropped(const builder *in, const char *path, const char *unit)
+static void name_rows(const row_list *list, const char *unit, bw_text *out)
 {
-    if (in->dropped == 0)
-        return BW_OK;
-    bw_text names = {0};
-    for (int64_t i = 0; i < in->dropped && i < NAMED_ROWS; i++)
-        (void)bw_text_addf(&names, "%s%d", i ? ", " : "", in->named[i]); /* a warning may be short of names, not leak them */
-    bw_warn("%s: %lld rows have no token of the answer left within max_length %lld and are left out: %s %s%s", path, (long long)in->dropped,
-            (long long)in->max_length, unit, names.data ? names.data : "?", in->dropped > NAMED_ROWS ? ", ..." : "");
-    bw_text_free(&names);
-    return BW_OK;
+    (void)bw_text_addf(out, "%s", unit); /* a warning may be short of names, not leak them */
+    for (int64_t i = 0; i < list->count && i < NAMED_ROWS; i++)
+        (void)bw_text_addf(out, "%s%d", i ? ", " : " ", list->named[i]);
+    if (list->count > NAMED_ROWS)
+        (void)bw_text_addf(out, ", ...");
+}
+
+static void warn_of_rows(const builder *in, const char *path, const char *unit)
+{
+    bw_text dropped = {0}, empty = {0};
+    name_rows(&in->dropped, unit, &dropped);
+    name_rows(&in->empty, unit, &empty);
+    if (in->dropped.count > 0)
+        bw_warn("%s: %lld rows have no token of the answer left within max_length %lld and are left out: %s", path, (long long)in->dropped.count,
+                (long long)in->max_length, dropped.data ? dropped.data : "?");
+    if (in->empty.count > 0)
+        bw_warn("%s: %lld rows have an empty instruction or answer and are trained on as they are, an empty answer teaching to say nothing: %s", path,
+                (long long)in->empty.count, empty.data ? empty.data : "?");
+    bw_text_free(&dropped);
+    bw_text_free(&empty);
 }
 
 /* The file that samples are about to come from. */
@@ -117,12 +144,12 @@ static int add_file(builder *in, const char *path)
     bw_rows rows;
     BW_TRY(bw_rows_load(&rows, path, true, in->drop));
     int status = name_file(in->dataset, path, rows.count ? rows.rows[0].unit : "row");
-    in->dropped = 0;
+    in->dropped = in->empty = (row_list){0};
     for (int64_t i = 0; i < rows.count && status == BW_OK; i++)
         status = add_row(in, &rows.rows[i], path);
     if (status == BW_OK)
-        status = warn_dropped(in, path, rows.rows[0].unit);
-    in->dataset->dropped += in->dropped + rows.dropped;
+        warn_of_rows(in, path, rows.rows[0].unit);
+    in->dataset->dropped += in->dropped.count + rows.dropped;
     in->dataset->fingerprint = bw_hash_join(in->dataset->fingerprint, rows.fingerprint);
     bw_rows_free(&rows);
     return status;

@@ -48,6 +48,19 @@ static void reading_free(reading *reading)
     bw_free(reading->B);
 }
 
+/* The output folder of a stage where that of its adapter is meant. */
+static int check_folder(const char *folder, const char *weights)
+{
+    bw_text inner = {0};
+    int status;
+    BW_GO(bw_text_addf(&inner, "%s/adapter/" BW_PEFT_WEIGHTS, folder));
+    if (!bw_file_exists(weights) && bw_file_exists(inner.data))
+        status = bw_fail(BW_NOINPUT, "%s: no adapter is in this folder; did you mean %s/adapter?", folder, folder);
+done:
+    bw_text_free(&inner);
+    return status;
+}
+
 static int open_weights(bw_tensors **out, const char *folder)
 {
     bw_text path = {0}, pickle = {0};
@@ -59,6 +72,7 @@ static int open_weights(bw_tensors **out, const char *folder)
                       "%s: a pickle can run code when it is read and is refused; save the adapter as " BW_PEFT_WEIGHTS
                       " (PEFT: safe_serialization=True)",
                       pickle.data));
+    BW_GO(check_folder(folder, path.data));
     status = bw_safetensors_open(out, path.data);
 done:
     bw_text_free(&path);
@@ -361,6 +375,20 @@ static int read_role(const bw_tensors *files, char role[16])
     return BW_OK;
 }
 
+static void read_template(const bw_tensors *files, char name[16])
+{
+    const char *text = bw_safetensors_metadata(files, BW_PEFT_TEMPLATE);
+    memset(name, 0, 16);
+    snprintf(name, 16, "%s", text ? text : "");
+}
+
+void bw_peft_warn_template(const bw_adapter *adapter, const char *option, const char *folder, const char *template_name)
+{
+    if (adapter->template_name[0] && strcmp(adapter->template_name, template_name) != 0)
+        bw_warn("%s %s was trained on prompts of the template %s, and these are of %s: what it learned may not show (--template)", option, folder,
+                adapter->template_name, template_name);
+}
+
 int bw_peft_refuse_buffer(const char *folder, const char *option, bool allow)
 {
     char role[16];
@@ -393,6 +421,7 @@ static int load_local(bw_adapter **out, const bw_grid *grid, reading *reading, i
     /* Kept as the alpha that gives the scaling when it is divided by r, so that nobody else need know of rslora. */
     adapter->alpha = reading->rslora ? reading->alpha * sqrt(reading->r) : reading->alpha;
     adapter->dropout = bw_json_number(bw_json_get(reading->config, "lora_dropout"), 0);
+    read_template(reading->files, adapter->template_name);
     return read_role(reading->files, adapter->role);
 }
 

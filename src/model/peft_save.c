@@ -61,12 +61,16 @@ static int set_metadata(writing *writing, const char *const *metadata)
     int given = 0, n = 0;
     while (metadata && metadata[given])
         given++;
-    BW_TRY(BW_NEW(writing->metadata, given + 5, "adapter, writing"));
+    BW_TRY(BW_NEW(writing->metadata, given + 7, "adapter, writing"));
     writing->metadata[n++] = "format";
     writing->metadata[n++] = "pt";
     if (writing->adapter->role[0]) {
         writing->metadata[n++] = BW_PEFT_ROLE;
         writing->metadata[n++] = writing->adapter->role;
+    }
+    if (writing->adapter->template_name[0]) {
+        writing->metadata[n++] = BW_PEFT_TEMPLATE;
+        writing->metadata[n++] = writing->adapter->template_name;
     }
     if (given)
         memcpy(writing->metadata + n, metadata, (size_t)given * sizeof *metadata);

@@ -19,10 +19,13 @@ static int suggest(int status, int size, const char *shape, int replicas)
 {
     int p, q;
     nearest_to_square(size, &p, &q);
+    if (size == 1)
+        return bw_fail(status, "grid %s with %d replica(s) does not fit one rank: start more ranks, or leave --grid and --replicas out", shape,
+                       replicas > 0 ? replicas : 1);
     return bw_fail(status,
                    "grid %s with %d replica(s) does not fit %d rank(s): rows x columns x replicas must be %d; fits: --grid %dx%d --replicas 1, "
                    "--grid 1x1 --replicas %d, or --grid auto",
-                   shape, replicas, size, size, p, q, size);
+                   shape, replicas > 0 ? replicas : 1, size, size, p, q, size);
 }
 
 static bool parse_factor(const char **text, char end, int *value)

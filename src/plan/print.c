@@ -169,7 +169,8 @@ int bw_plan_print(const bw_estimate *estimates, int count, const bw_job *job, co
     BW_TRY(print_memory(estimates, count, out));
     BW_TRY(print_misfits(estimates, count, machine, out));
     for (int i = 0; i < count; i++)
-        BW_TRY(print_sbatch(&estimates[i], job, out));
+        if (estimates[i].fits)
+            BW_TRY(print_sbatch(&estimates[i], job, out));
     return BW_OK;
 }
 

@@ -59,13 +59,7 @@ static int check_inputs(merge *m)
 {
     const bw_config *config = m->config;
     BW_TRY(find_method(config->method, &m->method));
-    if (!config->model)
-        return bw_fail(BW_USAGE, "merge needs --model PATH, the base that the adapters belong to: their shapes are checked against it");
-    if (m->method != BW_MERGE_USER && !config->reinforce)
-        return bw_fail(BW_USAGE, "merge --method %s needs --reinforce DIR; --method user merges the UserLoRA alone", config->method);
     m->alphas = alphas_of(m);
-    if (m->alphas.count < 1 || config->scale.count < 1)
-        return bw_fail(BW_USAGE, "--alpha and --scale need at least one number");
     BW_TRY(bw_peft_refuse_buffer(config->user, "--user", config->allow_buffer));
     if (m->method != BW_MERGE_USER)
         BW_TRY(bw_peft_refuse_buffer(config->reinforce, "--reinforce", config->allow_buffer));
@@ -86,6 +80,14 @@ static void warn_of_roles(const merge *m)
         bw_warn("--user %s is a LoRA of role '%s'; a customer's is 'user' or 'sft'", m->config->user, user);
     if (*reinforce && strcmp(reinforce, "reinforce") != 0)
         bw_warn("--reinforce %s is a LoRA of role '%s', not 'reinforce'", m->config->reinforce, reinforce);
+    if (m->user->template_name[0])
+        bw_peft_warn_template(m->reinforce, "--reinforce", m->config->reinforce, m->user->template_name);
+}
+
+/* Of the user's prompts, which are what the merged model will meet. */
+static const char *template_of(const merge *m)
+{
+    return m->user->template_name[0] || !m->reinforce ? m->user->template_name : m->reinforce->template_name;
 }
 
 static int open_inputs(merge *m)
@@ -167,6 +169,7 @@ static int combine_all(merge *m, const result *one, bw_adapter **out)
     BW_TRY(bw_agree(m->grid, bw_adapter_outline(out, m->grid, m->spec, mask, r, (int)m->config->block)));
     (*out)->alpha = r;
     snprintf((*out)->role, sizeof(*out)->role, "merged");
+    snprintf((*out)->template_name, sizeof(*out)->template_name, "%s", template_of(m));
     for (int64_t place = 0; place < places(m); ++place) {
         bw_pair *merged = &(*out)->pairs[place];
         m->rows[place] = (bw_merge_row){0};

@@ -92,6 +92,37 @@ static void plan_run(bw_trainer *t)
     t->steps = config->steps > 0 ? config->steps : (int64_t)ceil(config->epochs * (double)per_epoch);
 }
 
+static unsigned targets_of(const bw_adapter *adapter)
+{
+    unsigned mask = 0;
+    for (int i = 0; i < adapter->n_layer * BW_TARGETS; i++)
+        mask |= (unsigned)adapter->pairs[i].present << (i % BW_TARGETS);
+    return mask;
+}
+
+/* An adapter that is there already has its shape. An option that asks for another one is refused; one that stands at its default asks for nothing. */
+static int check_shape_options(const bw_trainer *t)
+{
+    const bw_config *config = t->config;
+    bw_config standard;
+    unsigned mask;
+    bw_config_init(&standard);
+    const char *option = NULL;
+    int status = bw_targets_parse(config->targets, &mask);
+    if (config->lora_r != standard.lora_r && config->lora_r != t->adapter->r)
+        option = "--lora-r";
+    else if (config->lora_alpha != standard.lora_alpha && config->lora_alpha != t->adapter->alpha)
+        option = "--lora-alpha";
+    else if (status == BW_OK && strcmp(config->targets, standard.targets) != 0 && mask != targets_of(t->adapter))
+        option = "--targets";
+    bw_config_free(&standard);
+    if (status == BW_OK && option)
+        status =
+            bw_fail(BW_USAGE, "%s: --init-adapter %s has r %d, lora-alpha %g and its own targets, which is what is trained on; leave the option out",
+                    option, config->init_adapter, t->adapter->r, t->adapter->alpha);
+    return status;
+}
+
 static int load_adapters(bw_trainer *t)
 {
     const bw_config *config = t->config;
@@ -102,10 +133,13 @@ static int load_adapters(bw_trainer *t)
         bool other = t->buffer->role[0] && strcmp(t->buffer->role, "buffer") != 0; /* the folder may be another on another node */
         int status = other ? bw_fail(BW_DATA, "%s is a LoRA of role '%s', not a BufferLoRA", config->buffer, t->buffer->role) : BW_OK;
         BW_TRY(bw_agree(t->grid, status));
+        bw_peft_warn_template(t->buffer, "--buffer", config->buffer, config->template_name);
     }
     if (config->init_adapter) {
         BW_TRY(bw_agree(t->grid, bw_peft_refuse_buffer(config->init_adapter, "--init-adapter", config->allow_buffer)));
         BW_TRY(bw_peft_load(&t->adapter, t->grid, spec, config->init_adapter, (int)config->block));
+        BW_TRY(bw_agree(t->grid, check_shape_options(t)));
+        bw_peft_warn_template(t->adapter, "--init-adapter", config->init_adapter, config->template_name);
         t->adapter->dropout = config->lora_dropout;
         t->state.config = bw_hash_join(t->state.config, t->adapter->fingerprint);
     } else {
@@ -116,6 +150,7 @@ static int load_adapters(bw_trainer *t)
         bw_adapter_init(t->adapter, (uint64_t)config->seed);
     }
     snprintf(t->adapter->role, sizeof t->adapter->role, "%s", config->stage);
+    snprintf(t->adapter->template_name, sizeof t->adapter->template_name, "%s", config->template_name);
     t->state.adapter = t->adapter;
     return BW_OK;
 }

@@ -238,7 +238,13 @@ note "the command line and the YAML file"
 train "an unknown option" 64 "lora-rank.*lora-r" --lora-rank 4
 train "a value out of range" 64 "lora-r" --lora-r 0
 train "a value that is no number" 64 "steps" --steps many
+printf '%s\n' '{"instruction": "a", "output": "b"}' '{"instruction": "c", "output": " "}' '{"instruction": "", "output": "d"}' >empty.jsonl
+run 1 train --stage sft --model "$golden/model" --template plain --data empty.jsonl --steps 1 --lora-r 4 --output empty
+warnings | grep -q 'empty.jsonl: 2 rows have an empty instruction or answer .*: line 2, 3$' || fail "rows that say nothing pass without a word"
 train "an unknown choice" 64 "schedule.*cosine" --schedule cosin
+train "another shape than the first adapter has" 64 "--lora-r: --init-adapter .*/init has r [0-9]+" --init-adapter "$golden/init" --lora-r 5
+expect_fail 64 "grid 3x3 .* does not fit one rank: start more ranks, or leave --grid and --replicas out$" 1 train --stage sft \
+  --model "$golden/model" --data rows.jsonl --output grid --grid 3x3
 train "a grid of more ranks than there are" 64 "grid 2x2.*2 rank" --grid 2x2
 train "replicas that do not divide the ranks" 64 "3 replica.*2 rank" --replicas 3
 train "a stage without its BufferLoRA" 64 "buffer" --stage user

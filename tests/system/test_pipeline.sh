@@ -68,6 +68,13 @@ done
 [ "$(wc -l <eval-1/answers.jsonl)" -eq 30 ] || fail "not every prompt has an answer"
 "$BW_PROGRAM" inspect once/qr/adapter >inspected || fail "a merged adapter cannot be inspected"
 grep -q "role *merged" inspected || fail "a merged adapter does not say so"
+for line in "r *[0-9]+" "lora_alpha *[0-9]+" "base model *once/base/model" "targets *[a-z_]+_proj" "template *plain"; do
+  grep -Eq "^$line" inspected || fail "inspect of an adapter does not say '$line': $(cat inspected)"
+done
+expect_fail 66 "once/qr: no adapter is in this folder; did you mean once/qr/adapter\?" 2 merge --model once/base/model --user once/qr --method user \
+  --output nowhere
+run 1 eval --model once/base/model --adapter once/qr/adapter --task rows.jsonl --limit 1 --template chatml --max-new 1 --output other-template
+warnings | grep -q -- "--adapter once/qr/adapter was trained on prompts of the template plain, and these are of chatml" || fail "another template passes"
 run 2 merge --model once/base/model --user once/qr/adapter --method user --scale 1 --output again # and it loads as any adapter
 
 note "the wrong adapter in a merge"

@@ -11,6 +11,9 @@ run 0 plan --model "$llama" --machine "$cluster" --ranks 1,8,64,4096 --ranks-per
 for line in '^model .*32 layers, 4096 wide' '^ *4096 +1024 +16 ' '^  weights, pieces +rank' '^  a node, all its ranks' '^  gathered into a node'; do
   grep -Eq -- "$line" out || fail "no line like '$line'"
 done
+sed 's/^memory_gib:.*/memory_gib: 1/' "$cluster" >small.yaml
+small=$("$BW_PROGRAM" plan --model "$llama" --machine small.yaml --ranks 1)
+grep -q 'DOES NOT FIT' <<<"$small" && ! grep -q '^sbatch' <<<"$small" || fail "a job is suggested that does not fit"
 [ "$(grep -c '^sbatch --nodes=' out)" -eq 4 ] || fail "not one sbatch line for each number of ranks"
 [ "$(wc -l <plan.csv)" -eq 5 ] || fail "the CSV has not a header and four rows"
 [ "$(awk -F, '{ print NF }' plan.csv | sort -u | wc -l)" -eq 1 ] || fail "the CSV's rows have not as many fields as its header"
