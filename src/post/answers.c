@@ -41,7 +41,15 @@ typedef struct record {
     int64_t index, tokens, length;
 } record;
 
-static int pack(const bw_answer_settings *settings, const bw_answer *answers, int64_t count, bw_text *out)
+static int add_record(bw_text *out, int64_t index, int64_t tokens, const char *text, int64_t length)
+{
+    record head = {index, tokens, length};
+    BW_TRY(bw_text_add(out, &head, sizeof head));
+    return bw_text_add(out, text ? text : "", (size_t)length);
+}
+
+/* Of the answers to rows first, first + 1, ... those that this rank wrote. */
+static int pack(const bw_answer_settings *settings, const bw_answer *answers, int64_t first, int64_t count, bw_text *out)
 {
     bw_text text = {0};
     int status = BW_OK;
@@ -50,9 +58,7 @@ static int pack(const bw_answer_settings *settings, const bw_answer *answers, in
             continue;
         text.length = 0;
         BW_GO(bw_tokenizer_decode(settings->tokenizer, answers[i].tokens, answers[i].count, true, &text));
-        record head = {i, answers[i].count, (int64_t)text.length};
-        BW_GO(bw_text_add(out, &head, sizeof head));
-        BW_GO(bw_text_add(out, text.data ? text.data : "", text.length));
+        BW_GO(add_record(out, first + i, answers[i].count, text.data, (int64_t)text.length));
     }
 done:
     bw_text_free(&text);
@@ -61,8 +67,10 @@ done:
 
 static int unpack(bw_answer_set *set, const char *bytes, int64_t length)
 {
-    BW_TRY(BW_NEW(set->answers, set->count, purpose));
-    BW_TRY(BW_NEW(set->lengths, set->count, purpose));
+    if (!set->answers)
+        BW_TRY(BW_NEW(set->answers, set->count, purpose));
+    if (!set->lengths)
+        BW_TRY(BW_NEW(set->lengths, set->count, purpose));
     for (int64_t at = 0; at < length;) {
         record head;
         memcpy(&head, bytes + at, sizeof head);
@@ -74,8 +82,32 @@ static int unpack(bw_answer_set *set, const char *bytes, int64_t length)
         at += head.length;
         set->tokens += head.tokens;
     }
-    for (int64_t i = 0; i < set->count; ++i)
-        BW_ASSERT(set->answers[i]);
+    return BW_OK;
+}
+
+int bw_answer_set_keep(const bw_answer_set *set, bw_text *out)
+{
+    bw_text records = {0};
+    int status = BW_OK;
+    for (int64_t i = 0; i < set->done && status == BW_OK; ++i)
+        status = add_record(&records, i, i ? 0 : set->tokens, set->answers[i], set->lengths[i]);
+    if (status == BW_OK)
+        status = add_record(out, set->done, 0, records.data, (int64_t)records.length);
+    bw_text_free(&records);
+    return status;
+}
+
+int bw_answer_set_restore(bw_answer_set *set, const char *path, const char **bytes, const char *end)
+{
+    record head = {.index = -1};
+    if (end - *bytes >= (ptrdiff_t)sizeof head)
+        memcpy(&head, *bytes, sizeof head);
+    if (head.index < 0 || head.index > set->count || head.length < 0 || head.length > end - *bytes - (ptrdiff_t)sizeof head)
+        return bw_fail(BW_DATA, "%s: the answers that were kept here are damaged; delete the file to write them again", path);
+    *bytes += sizeof head;
+    BW_TRY(unpack(set, *bytes, head.length));
+    *bytes += head.length;
+    set->done = head.index;
     return BW_OK;
 }
 
@@ -93,30 +125,54 @@ done:
     return status;
 }
 
-static int after_batch(void *rounds, int64_t done, int64_t of)
+typedef struct answering {
+    bw_rounds rounds;
+    int64_t before, done; /* before this start, and now */
+} answering;
+
+static int after_batch(void *context, int64_t done, int64_t of)
 {
-    bw_progress("eval: %lld of %lld answers", (long long)done, (long long)of);
-    return bw_rounds_next(rounds, "eval, answers", done, of);
+    answering *a = context;
+    a->done = a->before + done;
+    bw_progress("eval: %lld of %lld answers", (long long)a->done, (long long)(a->before + of));
+    return bw_rounds_next(&a->rounds, "eval, answers", a->done, a->before + of);
+}
+
+/* The answers that were written in this start, to rank 0. A stop is no failure, and its words are kept. */
+static int take_over(const bw_grid *grid, const bw_answer_settings *settings, const bw_answer *answers, int64_t done, int outcome, bw_answer_set *set)
+{
+    bw_text mine = {0};
+    char stopped[1024];
+    int status;
+    snprintf(stopped, sizeof stopped, "%s", bw_error());
+    bw_error_clear();
+    BW_GO(bw_agree(grid, pack(settings, answers, set->done, done - set->done, &mine)));
+    BW_GO(collect(grid, &mine, set));
+    set->done = done;
+    if (outcome == BW_STOPPED)
+        status = bw_fail(BW_STOPPED, "%s", stopped);
+done:
+    bw_text_free(&mine);
+    return status;
 }
 
 int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer_settings *settings, bw_answer_set *set)
 {
     bw_tokens *prompts = NULL;
     bw_answer *answers = NULL;
-    bw_text mine = {0};
-    bw_rounds rounds = bw_rounds_begin(settings->time_limit);
+    const int64_t first = set->done, left = set->count - first; /* first: of a batch, so that batches are what they would have been */
+    answering progress = {.rounds = bw_rounds_begin(settings->time_limit), .before = first};
     int status;
     BW_GO(bw_agree(grid, BW_NEW(prompts, set->count, purpose)));
-    BW_GO(bw_agree(grid, BW_NEW(answers, set->count, purpose)));
+    BW_GO(bw_agree(grid, BW_NEW(answers, left, purpose)));
     BW_GO(bw_agree(grid, encode_prompts(settings, set, bw_store_spec(store)->max_positions, prompts)));
-    BW_GO(bw_generate(grid, store, prompts, set->count, settings->batch, settings->max_new, settings->stop, settings->n_stop, answers, after_batch,
-                      &rounds));
-    BW_GO(bw_agree(grid, pack(settings, answers, set->count, &mine)));
-    BW_GO(collect(grid, &mine, set));
+    status = bw_generate(grid, store, prompts + first, left, settings->batch, settings->max_new, settings->stop, settings->n_stop, answers,
+                         after_batch, &progress);
+    if (status == BW_OK || status == BW_STOPPED)
+        status = take_over(grid, settings, answers, progress.done, status, set);
 done:
     free_prompts(prompts, set->count);
-    bw_answers_free(answers, set->count);
-    bw_text_free(&mine);
+    bw_answers_free(answers, left);
     return status;
 }
 

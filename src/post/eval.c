@@ -20,6 +20,7 @@ typedef struct eval {
     bw_result place;
 } eval;
 static const char *const written[] = {"summary.json", "answers.jsonl", NULL};
+static const char unfinished[] = "answers.part";
 enum { HARMFUL, TASK, SETS };
 
 /* ---- inputs -------------------------------------------------------------------------------------------------------- */
@@ -64,10 +65,6 @@ static void name_sets(eval *e)
 static int check_inputs(eval *e)
 {
     const bw_config *config = e->config;
-    if (!config->harmful && !config->task)
-        return bw_fail(BW_USAGE, "eval needs --harmful FILE or --task FILE (or both): there is nothing to answer");
-    if (config->perplexity && !config->task)
-        return bw_fail(BW_USAGE, "--perplexity is taken over the expected answers of --task FILE, which is missing");
     BW_TRY(bw_gate_check(config));
     BW_TRY(bw_template_find(config->template_name, &e->settings.which));
     for (int i = 0; i < config->adapter.count; ++i)
@@ -92,6 +89,7 @@ static int load_adapters(eval *e)
     for (int i = 0; i < paths->count; ++i) {
         BW_TRY(bw_peft_load(&e->adapters[i], e->grid, bw_source_spec(e->source), paths->items[i], (int)e->config->block));
         e->n_adapters = i + 1;
+        bw_peft_warn_template(e->adapters[i], "--adapter", paths->items[i], e->config->template_name);
     }
     return BW_OK;
 }
@@ -217,6 +215,7 @@ static int write_output(eval *e)
     BW_GO(summary_text(e, &summary));
     BW_GO(bw_result_write(&e->place, "answers.jsonl", &answers, e->sets[HARMFUL].path ? 0600 : 0644));
     BW_GO(bw_result_write(&e->place, "summary.json", &summary, 0644));
+    BW_GO(bw_folder_remove(e->config->output, (const char *const[]){unfinished, NULL}));
 done:
     bw_text_free(&answers);
     bw_text_free(&summary);
@@ -237,17 +236,83 @@ static void announce(const eval *e)
     bw_info("eval: %s (%.1f s)", e->config->output, e->seconds);
 }
 
-/* ---- the whole --------------------------------------------------------------------------------------------------------- */
-static int answer_all(eval *e)
+/* ---- stopping and going on ------------------------------------------------------------------------------------------- */
+/* Rank 0. The answers so far, for the same command to go on from. */
+static int keep_answers(const eval *e)
 {
-    double start = bw_now();
+    bw_text kept = {0};
+    int status = BW_OK;
+    for (int i = 0; i < SETS; ++i)
+        BW_GO(bw_answer_set_keep(&e->sets[i], &kept));
+    status = bw_result_write(&e->place, unfinished, &kept, 0600);
+done:
+    bw_text_free(&kept);
+    return status;
+}
+
+static int stop(const eval *e)
+{
+    char words[1024];
+    snprintf(words, sizeof words, "%s", bw_error());
+    bw_error_clear();
+    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? keep_answers(e) : BW_OK));
+    return bw_fail(BW_STOPPED, "%s", words);
+}
+
+/* Rank 0. */
+static int restore_answers(eval *e)
+{
+    bw_text path = {0};
+    bw_map map = {0};
+    int status;
+    BW_GO(bw_path(&path, e->config->output, unfinished));
+    if (!bw_file_exists(path.data))
+        goto done;
+    BW_GO(bw_map_open(&map, path.data));
+    const char *bytes = (const char *)map.data, *end = bytes + map.size;
+    for (int i = 0; i < SETS && status == BW_OK; ++i)
+        status = bw_answer_set_restore(&e->sets[i], path.data, &bytes, end);
+done:
+    bw_map_close(&map);
+    bw_text_free(&path);
+    return status;
+}
+
+static int go_on(eval *e)
+{
+    int64_t done[SETS] = {0};
+    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? restore_answers(e) : BW_OK));
+    for (int i = 0; i < SETS; ++i)
+        done[i] = e->sets[i].done;
+    BW_TRY(bw_broadcast(e->grid, done, sizeof done));
+    for (int i = 0; i < SETS; ++i)
+        e->sets[i].done = done[i];
+    if (done[HARMFUL] + done[TASK] > 0)
+        bw_info("eval: going on after %lld answers", (long long)(done[HARMFUL] + done[TASK]));
+    return BW_OK;
+}
+
+/* ---- the whole --------------------------------------------------------------------------------------------------------- */
+static int measure(eval *e)
+{
     BW_TRY(open_store(e));
     bw_info("eval: weights %s", bw_store_describe(e->store));
     for (int i = 0; i < SETS; ++i)
-        if (e->sets[i].count > 0)
+        if (e->sets[i].count > e->sets[i].done)
             BW_TRY(bw_answer_set_generate(e->grid, e->store, &e->settings, &e->sets[i]));
     if (e->config->perplexity)
         BW_TRY(bw_perplexity(e->grid, e->store, e->tokenizer, e->settings.which, e->config->task, e->config, &e->perplexity, &e->perplexity_tokens));
+    return BW_OK;
+}
+
+static int answer_all(eval *e)
+{
+    double start = bw_now();
+    BW_TRY(go_on(e));
+    int status = measure(e);
+    if (status == BW_STOPPED)
+        return stop(e);
+    BW_TRY(status);
     e->seconds = bw_now() - start;
     BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? write_output(e) : BW_OK));
     announce(e);
@@ -268,7 +333,7 @@ static void eval_free(eval *e)
 
 static bw_result place_of(const bw_config *config)
 {
-    return (bw_result){config->output, written, BW_EVAL, config->redo};
+    return (bw_result){config->output, written, BW_EVAL, config->redo, unfinished};
 }
 
 int bw_eval_compare(const bw_config *config, bw_source *source)

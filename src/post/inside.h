@@ -68,6 +68,7 @@ typedef struct bw_result {
     const char *const *names; /* all that the command writes beside config.yaml; the first comes last, and where it is the result is finished */
     bw_command command;
     const char *redo; /* bw_config.redo */
+    const char *kept; /* the file of an interrupted job that the same settings go on from; NULL: they begin again */
 } bw_result;
 typedef struct bw_fact {
     const char *name;
@@ -89,9 +90,10 @@ typedef struct bw_answer_set {
     const char *name, *path, *metric; /* "harmful" or "task"; metric NULL: not marked */
     bw_rows rows;
     int64_t count;                                            /* rows taken: the first ones */
+    int64_t done;                                             /* of which the first are answered */
     int64_t tokens;                                           /* written by the model, over all ranks */
     int64_t refused, harmful, harmful_or_incoherent, correct; /* counted on rank 0 by bw_answer_set_write */
-    char **answers;                                           /* rank 0: a text per row, */
+    char **answers;                                           /* rank 0: a text per row that is done, */
     int64_t *lengths;                                         /* and its bytes: a model may write NUL */
 } bw_answer_set;
 typedef struct bw_answer_settings {
@@ -102,8 +104,12 @@ typedef struct bw_answer_settings {
     int n_stop;
     double time_limit; /* minutes, 0: none */
 } bw_answer_settings;
-/* Answer the first set->count rows, greedily; rank 0 gets the texts. BW_STOPPED between two batches. Collective on world. */
+/* Answer the rows from set->done on, greedily; rank 0 gets the texts. BW_STOPPED between two batches, with what was answered until then. A set goes
+ * on where it ended to the same answers. Collective on world. */
 int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer_settings *settings, bw_answer_set *set);
+/* The answers so far as bytes, and back: restore moves *bytes past what it took. Rank 0. */
+int bw_answer_set_keep(const bw_answer_set *set, bw_text *out);
+int bw_answer_set_restore(bw_answer_set *set, const char *path, const char **bytes, const char *end);
 /* Judge every answer, count, and append its line of answers.jsonl. Rank 0. */
 int bw_answer_set_write(bw_answer_set *set, bw_text *out);
 void bw_answer_set_free(bw_answer_set *set);

@@ -367,7 +367,7 @@ static int name_result(const merge *m, result *one)
     BW_TRY(bw_path(&one->folder, m->config->output, single(m) ? "" : name));
     while (one->folder.length > 1 && one->folder.data[one->folder.length - 1] == '/')
         one->folder.data[--one->folder.length] = '\0';
-    one->place = (bw_result){one->folder.data, written, BW_MERGE, m->config->redo};
+    one->place = (bw_result){one->folder.data, written, BW_MERGE, m->config->redo, NULL};
     return BW_OK;
 }
 

@@ -91,13 +91,15 @@ done:
     return status;
 }
 
-static int look(const bw_result *result, const char *text, bool start_over, bool *done)
+/* goes_on: an interrupted job of the same settings was here. */
+static int look(const bw_result *result, const char *text, bool start_over, bool *done, bool *goes_on)
 {
     bw_text settings = {0}, last = {0};
     int status;
     BW_GO(bw_folder_check(result->folder, result->names));
     BW_GO(bw_path(&settings, result->folder, "config.yaml"));
     BW_GO(bw_path(&last, result->folder, result->names[0]));
+    *goes_on = !start_over && bw_file_exists(settings.data);
     if (bw_file_exists(settings.data))
         BW_GO(start_over ? bw_config_made_by(result->folder, result->command) : bw_result_compare(result, text));
     *done = !start_over && bw_file_exists(last.data);
@@ -108,12 +110,15 @@ done:
 }
 
 /* Settings go first, so that an interrupted job is known for what it is. */
-static int claim(const bw_result *result, const char *text)
+static int claim(const bw_result *result, const char *text, bool goes_on)
 {
+    const char *const kept[] = {result->kept, NULL};
     bw_text path = {0};
     int status;
     BW_GO(bw_dir_make(result->folder));
     BW_GO(bw_folder_remove(result->folder, result->names));
+    if (!goes_on)
+        BW_GO(bw_folder_remove(result->folder, kept));
     BW_GO(bw_path(&path, result->folder, "config.yaml"));
     BW_GO(bw_file_write(path.data, text, strlen(text), 0644));
 done:
@@ -123,12 +128,12 @@ done:
 
 int bw_result_claim(const bw_grid *grid, const bw_result *result, const char *text, bool start_over, bool *done)
 {
-    bool finished = false;
+    bool finished = false, goes_on = false;
     int status = BW_OK;
     if (grid->rank == 0) {
-        status = look(result, text, start_over, &finished);
+        status = look(result, text, start_over, &finished, &goes_on);
         if (status == BW_OK && !finished)
-            status = claim(result, text);
+            status = claim(result, text, goes_on);
     }
     BW_TRY(bw_agree(grid, status));
     BW_TRY(bw_broadcast(grid, &finished, sizeof finished));

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# An evaluation that is stopped again and again, each time after one batch a rank and on another number of ranks, ends with the answers of a quiet one.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+model=$BW_TEST_DATA/golden/tiny/model
+
+rows 15 >rows.jsonl
+eval=(eval --model "$model" --template plain --task rows.jsonl --harmful rows.jsonl --max-new 8 --eval-batch 2 --perplexity)
+run 1 "${eval[@]}" --output whole
+figures() { grep -vE '"(ranks|tokens|seconds|tokens_per_s)":' "$1/summary.json"; }
+
+note "one batch a rank at a time"
+starts=0
+until grep -qx 'eval: going on after 30 answers' out; do # the perplexity, which then begins, cannot be had in parts
+  starts=$((starts + 1))
+  [ $starts -le 12 ] || fail "it does not come to an end"
+  begin $((starts % 3 + 1)) "${eval[@]}" --time-limit 0.0001 --output parts
+  end
+  [ "$status" -eq 75 ] || fail "exit code $status of start $starts"
+  [ $starts -eq 1 ] || grep -Eq '^eval: going on after [0-9]+ answers$' out || fail "start $starts begins again"
+done
+[ $starts -ge 5 ] || fail "the limit did not stop it"
+run 2 "${eval[@]}" --output parts
+cmp whole/answers.jsonl parts/answers.jsonl || fail "other answers"
+diff <(figures whole) <(figures parts) || fail "other figures"
+[ "$(ls parts | grep -c part$)" -eq 0 ] || fail "answers.part stays behind"
+
+note "of other settings, or damaged, they are not taken"
+begin 2 "${eval[@]}" --time-limit 0.0001 --output other
+end
+[ "$status" -eq 75 ] && [ -s other/answers.part ] && [ "$(stat -c %a other/answers.part)" = 600 ] || fail "not stopped, or nothing is kept"
+expect_fail 73 "other: .*other settings: 'limit: 0' there" 1 "${eval[@]}" --limit 14 --output other
+cut_in_half other/answers.part
+expect_fail 65 "other/answers.part: .*damaged" 2 "${eval[@]}" --output other
+run 2 "${eval[@]}" --output other --resume never
+cmp whole/answers.jsonl other/answers.jsonl || fail "other answers after starting over"
+note "done"
