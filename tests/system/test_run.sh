@@ -158,7 +158,7 @@ run 2 "${eval[@]}" --output eval-whole --resume never
 grep -q "remember" eval-whole/notes.txt || fail "a note beside the answers is gone"
 
 note "a BufferLoRA is no adapter to start from"
-run 1 train --stage buffer --model "$model" --template plain --data rows.jsonl --micro-batches 2 --steps 2 --lora-r 3 --output buffer
+run 1 train --stage buffer --model "$model" --template plain --data rows.jsonl --micro-batches 2 --steps 2 --lora-r 3 --lora-alpha 6 --output buffer
 expect_fail 64 "--init-adapter buffer/adapter: this is a BufferLoRA.*--allow-buffer" 2 "${train[@]}" --steps 2 --init-adapter buffer/adapter --output from-buffer
 [ ! -e from-buffer ] || fail "a refused command left a folder"
 run 1 "${train[@]}" --steps 2 --init-adapter buffer/adapter --allow-buffer --output from-buffer
