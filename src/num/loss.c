@@ -81,20 +81,26 @@ BW_HOT static void finish_row(float *dh, const float *w, int64_t C, float all, f
         dh[c] = dh[c] * all - w[c] * one;
 }
 
-/* One row of one chunk: z becomes the weights of the gradient; what was summed before is brought to the new maximum. */
-static void take_chunk(float *z, int64_t width, int64_t target, float cap, const row_state *s, int64_t row, float *dh, int64_t C)
+/* One row of one chunk: z becomes the weights of the gradient; what was summed before is brought to the new maximum. apart: the target is left out
+ * of both. */
+static void take_chunk(float *z, int64_t width, int64_t target, bool apart, float cap, const row_state *s, int64_t row, float *dh, int64_t C)
 {
+    const bool here = target >= 0 && target < width;
     if (cap > 0)
         cap_row(z, width, cap);
-    if (target >= 0 && target < width)
+    if (here)
         s->target[row] = z[target];
     float highest = highest_of(z, width, s->highest[row]);
     float shrink = s->highest[row] == highest ? 1.0f : bw_exp(s->highest[row] - highest);
     if (dh && shrink != 1.0f)
         scale_row(dh, C, shrink);
+    if (apart && here)
+        z[target] = highest - 100.0f; /* e^-100: nothing */
     float sum = cap > 0 ? exp_capped_row(z, width, highest, cap) : exp_row(z, width, highest);
     s->sum[row] = s->sum[row] * shrink + sum;
     s->highest[row] = highest;
+    if (apart && here)
+        z[target] = 0;
 }
 
 void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V,
@@ -102,7 +108,7 @@ void bw_loss(float *loss, float *dh, float scale, const float *h, const float *h
 {
     /* With bf16 operands the product takes a target's head row rounded. Times a weight near one, less the row itself, that would leave the rounding
      * of the row instead of what the weight lacks to one, which is the gradient of a row that is known well. So the target is kept out of the
-     * product and comes with its own term, in fp32. */
+     * product and of the sum, and comes with its own term, in fp32: what its weight lacks is the share of the others. */
     const bool apart = strcmp(bw_gemm_precision(), "fp32") != 0;
     float *z = scratch;
     row_state s = {scratch + n * CHUNK, scratch + n * (CHUNK + 1), scratch + n * (CHUNK + 2)};
@@ -112,19 +118,17 @@ void bw_loss(float *loss, float *dh, float scale, const float *h, const float *h
         int64_t width = V - first < CHUNK ? V - first : CHUNK;
         bw_gemm(false, true, n, width, C, 1.0f, h, C, head + first * C, C, 0.0f, z, CHUNK);
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < n; i++) {
-            take_chunk(z + i * CHUNK, width, targets[i] - first, cap, &s, i, dh && first > 0 ? dh + i * C : NULL, C);
-            if (apart && targets[i] >= first && targets[i] < first + width)
-                z[i * CHUNK + targets[i] - first] = 0;
-        }
+        for (int64_t i = 0; i < n; i++)
+            take_chunk(z + i * CHUNK, width, targets[i] - first, apart, cap, &s, i, dh && first > 0 ? dh + i * C : NULL, C);
         if (dh)
             bw_gemm(false, false, n, C, width, 1.0f, z, CHUNK, head + first * C, C, first > 0 ? 1.0f : 0.0f, dh, C);
     }
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        loss[i] = s.highest[i] + logf(s.sum[i]) - s.target[i];
-        float t = cap > 0 ? s.target[i] / cap : 0.0f, others = apart ? 1.0f - bw_exp(s.target[i] - s.highest[i]) / s.sum[i] : 1.0f;
+        float all = apart ? s.sum[i] + bw_exp(s.target[i] - s.highest[i]) : s.sum[i], others = apart ? s.sum[i] / all : 1.0f;
+        float t = cap > 0 ? s.target[i] / cap : 0.0f;
+        loss[i] = s.highest[i] + logf(all) - s.target[i];
         if (dh)
-            finish_row(dh + i * C, head + targets[i] * C, C, scale / s.sum[i], scale * (1.0f - t * t) * others);
+            finish_row(dh + i * C, head + targets[i] * C, C, scale / all, scale * (1.0f - t * t) * others);
     }
 }
