@@ -55,10 +55,16 @@ BW_INLINE float bw_from_bf16(uint16_t half)
     return bw_float_of((uint32_t)half << 16);
 }
 
-BW_INLINE uint16_t bw_to_bf16(float value)
+/* The bits of the nearest bf16 as fp32: all in 32 bits, so that a loop which needs both keeps whole vectors. */
+BW_INLINE uint32_t bw_round_bf16(float value)
 {
     uint32_t bits = bw_bits_of(value);
-    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
+    uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+    return ((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : rounded) & 0xffff0000u;
+}
+
+BW_INLINE uint16_t bw_to_bf16(float value)
+{
+    return (uint16_t)(bw_round_bf16(value) >> 16);
 }
 #endif

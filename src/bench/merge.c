@@ -214,12 +214,13 @@ typedef struct dense_merge {
     merging *m;
     uint16_t *weights, *merged; /* bf16, in memory: this rank's part of the largest target */
     float *base;                /* one block of it */
-    int64_t block;              /* rows */
+    float *packed;
+    int64_t block; /* rows */
     bw_fidelity *parts;
     bw_shared factors;
     bw_gather *gather;
-    int64_t rows, cols, row, col, lda; /* of the target at hand: this rank's part, where it begins, and A's leading dimension */
-    float *a, *b;
+    int64_t rows, cols, row, col; /* of the target at hand: this rank's part, and where it begins */
+    float *a, *b;                 /* whole */
 } dense_merge;
 
 static void take_part(int64_t n, int parts, int part, int64_t *first, int64_t *count)
@@ -234,9 +235,8 @@ static void turn_to(dense_merge *d, const target_case *c)
     const bw_grid *grid = d->m->bench->grid;
     take_part(c->out, grid->nprow, grid->myrow, &d->row, &d->rows);
     take_part(c->in, grid->npcol, grid->mycol, &d->col, &d->cols);
-    d->lda = bw_round_lda(c->in);
     d->a = d->factors.base;
-    d->b = d->a + 2 * d->m->r * d->lda;
+    d->b = d->a + 2 * d->m->r * c->in;
 }
 
 static int dense_create(dense_merge *d, merging *m)
@@ -246,7 +246,7 @@ static int dense_create(dense_merge *d, merging *m)
     *d = (dense_merge){.m = m, .block = m->bench->config->block};
     for (int i = 0; i < m->count; i++) {
         const target_case *c = &m->cases[i];
-        int64_t needed = 2 * m->r * (bw_round_lda(c->in) + c->out);
+        int64_t needed = 2 * m->r * (c->in + c->out);
         turn_to(d, c);
         most = d->rows * d->cols > most ? d->rows * d->cols : most;
         widest = d->cols > widest ? d->cols : widest;
@@ -257,6 +257,8 @@ static int dense_create(dense_merge *d, merging *m)
         status = BW_NEW(d->merged, most, "bench");
     if (status == BW_OK)
         status = BW_NEW(d->base, d->block * widest, "bench");
+    if (status == BW_OK)
+        status = BW_NEW(d->packed, bw_round_floats(2 * m->r, widest), "bench");
     if (status == BW_OK)
         status = BW_NEW(d->parts, widest / BW_ROUND_COLUMNS + 1, "bench");
     float *random = status == BW_OK ? bw_bench_floats(most, 90, 0.02f) : NULL;
@@ -273,6 +275,7 @@ static void dense_free(dense_merge *d)
     bw_free(d->weights);
     bw_free(d->merged);
     bw_free(d->base);
+    bw_free(d->packed);
     bw_free(d->parts);
     bw_gather_destroy(&d->gather);
     bw_shared_free(d->m->bench->grid, &d->factors);
@@ -280,7 +283,7 @@ static void dense_free(dense_merge *d)
 
 static int gather_factors(dense_merge *d, const target_case *c)
 {
-    const bw_gather_item items[] = {{.piece = &c->merged.A, .dense = d->a, .ld = d->lda}, {.piece = &c->merged.B, .dense = d->b, .ld = c->merged.r}};
+    const bw_gather_item items[] = {{.piece = &c->merged.A, .dense = d->a, .ld = c->in}, {.piece = &c->merged.B, .dense = d->b, .ld = c->merged.r}};
     BW_TRY(bw_node_sync(d->m->bench->grid)); /* nobody reads those before any more */
     BW_TRY(bw_gather_start(d->gather, items, 2));
     return bw_gather_finish(d->gather);
@@ -291,9 +294,10 @@ static int dense_target(dense_merge *d, target_case *c)
     BW_TRY(bw_merge_pair(d->m->bench->grid, &c->user, &c->reinforce, BW_MERGE_QR, ALPHA, TAU, SCALE, &c->merged, &c->row));
     turn_to(d, c);
     BW_TRY(gather_factors(d, c));
+    bw_round_pack(d->a + d->col, c->in, c->merged.r, d->cols, d->packed);
     for (int64_t i = 0; i < d->rows; i += d->block) {
         int64_t height = d->rows - i < d->block ? d->rows - i : d->block;
-        const bw_round block = {BW_BF16, d->a + d->col, d->b + (d->row + i) * c->merged.r, d->lda, c->merged.r};
+        const bw_round block = {BW_BF16, d->packed, d->b + (d->row + i) * c->merged.r, c->merged.r};
         bw_to_f32(d->base, d->weights + i * d->cols, BW_BF16, height * d->cols);
         bw_round_block(&block, d->base, height, d->cols, d->merged + i * d->cols, d->parts);
     }
@@ -313,7 +317,8 @@ static int run_dense(void *context)
 static double dense_error(const dense_merge *d)
 {
     enum { STEP = 997 };
-    int r = d->m->cases[d->m->count - 1].merged.r;
+    const target_case *c = &d->m->cases[d->m->count - 1];
+    int r = c->merged.r;
     double worst = 0;
     for (int64_t i = 0; i < d->rows * d->cols; i += STEP) {
         float base, stored;
@@ -321,7 +326,7 @@ static double dense_error(const dense_merge *d)
         bw_to_f32(&stored, d->merged + i, BW_BF16, 1);
         double right = (double)base, size = fabs(right);
         for (int k = 0; k < r; k++) {
-            double term = (double)d->b[(d->row + i / d->cols) * r + k] * (double)d->a[k * d->lda + d->col + i % d->cols];
+            double term = (double)d->b[(d->row + i / d->cols) * r + k] * (double)d->a[k * c->in + d->col + i % d->cols];
             right += term;
             size += fabs(term);
         }

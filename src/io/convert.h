@@ -11,7 +11,8 @@ typedef struct bw_dtype_row {
     int block, bytes; /* entries of a block, and its bytes; 1 entry where the type is not quantised */
     bool safetensors; /* whether a safetensors file may hold it */
     void (*decode)(float *out, const uint8_t *in, int64_t blocks);
-    void (*encode)(uint8_t *out, const float *in, int64_t count); /* NULL: we only read it */
+    void (*encode)(uint8_t *out, const float *in, int64_t count); /* NULL: we only read it, and so below */
+    int64_t (*add)(uint8_t *out, float *kept, const float *base, const float *delta, int32_t count);
 } bw_dtype_row;
 
 const bw_dtype_row *bw_dtype_get(bw_dtype dtype);

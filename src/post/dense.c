@@ -45,6 +45,7 @@ typedef struct dense {
     bw_gather *gather;
     float *base, *back; /* scratch of one block: as read, and as a reader of the file will see it */
     void *rounded;
+    float *packed;      /* A of the target at hand, this rank's columns */
     bw_fidelity *parts; /* of a block, by columns */
     int64_t n_parts;
 } dense;
@@ -233,7 +234,6 @@ static int round_base(dense *d, int index, int64_t row, int64_t rows, int64_t co
 
 typedef struct layer_factors {
     int r[BW_TARGETS];
-    int64_t lda[BW_TARGETS];
     float *A[BW_TARGETS], *B[BW_TARGETS]; /* dense, shared by the node; NULL: no pair */
 } layer_factors;
 
@@ -242,7 +242,7 @@ static int round_merged(dense *d, int index, const layer_factors *f, int64_t row
 {
     const weight *w = &d->weights[index];
     int r = f->r[w->target];
-    const bw_round block = {d->dtype, f->A[w->target] + col, f->B[w->target] + row * r, f->lda[w->target], r};
+    const bw_round block = {d->dtype, d->packed, f->B[w->target] + row * r, r};
     bw_fidelity sum = {0};
     memset(d->parts, 0, (size_t)d->n_parts * sizeof *d->parts);
     bw_round_block(&block, d->base, rows, cols, d->rounded, d->parts);
@@ -251,7 +251,7 @@ static int round_merged(dense *d, int index, const layer_factors *f, int64_t row
     bw_fidelity_add(&d->sums[w->layer * BW_TARGETS + w->target], &sum);
     if (isfinite(sum.delta.stored))
         return BW_OK;
-    bw_fold(d->base, cols, rows, cols, 1, block.b, r, block.a, block.lda, r); /* the same sums again, to find the entry */
+    bw_fold(d->base, cols, rows, cols, 1, block.b, r, f->A[w->target] + col, w->cols, r); /* the same sums again, to find the entry */
     return round_base(d, index, row, rows, col, cols);
 }
 
@@ -279,6 +279,8 @@ static int write_target(dense *d, int index, const layer_factors *f)
     if (cols == 0)
         return BW_OK;
     int64_t col = bw_bcyc_global(0, cut.nb, d->grid->mycol, cut.npcol);
+    if (f->A[w->target])
+        bw_round_pack(f->A[w->target] + col, w->cols, f->r[w->target], cols, d->packed);
     for (int64_t local = 0; local < rows; local += cut.mb) {
         int64_t row = bw_bcyc_global(local, cut.mb, d->grid->myrow, cut.nprow);
         int64_t height = rows - local < cut.mb ? rows - local : cut.mb;
@@ -308,7 +310,7 @@ static int64_t layer_floats(const dense *d)
     int64_t floats = 0, out, in;
     for (int target = 0; target < BW_TARGETS; ++target) {
         bw_spec_shape(d->spec, (bw_target)target, &out, &in);
-        floats += d->adapter->r * (out + bw_round_lda(in));
+        floats += d->adapter->r * (out + in);
     }
     return floats;
 }
@@ -327,11 +329,10 @@ static int gather_layer(dense *d, int layer, layer_factors *f)
         int64_t out, in;
         bw_spec_shape(d->spec, (bw_target)target, &out, &in);
         f->r[target] = pair->r;
-        f->lda[target] = bw_round_lda(in);
         f->A[target] = free_space;
-        f->B[target] = free_space + pair->r * f->lda[target];
-        free_space += pair->r * (f->lda[target] + out);
-        items[count++] = (bw_gather_item){.piece = &pair->A, .dense = f->A[target], .ld = f->lda[target]};
+        f->B[target] = free_space + pair->r * in;
+        free_space += pair->r * (in + out);
+        items[count++] = (bw_gather_item){.piece = &pair->A, .dense = f->A[target], .ld = in};
         items[count++] = (bw_gather_item){.piece = &pair->B, .dense = f->B[target], .ld = pair->r};
     }
     BW_TRY(bw_node_sync(d->grid)); /* nobody reads the layer before any more */
@@ -398,16 +399,18 @@ done:
 /* ---- the whole ------------------------------------------------------------------------------------------------------ */
 static int allocate(dense *d)
 {
-    int64_t most = TABLE_ROWS * d->spec->d_model;
+    int64_t most = TABLE_ROWS * d->spec->d_model, packed = 0;
     for (int i = 0; i < d->count; ++i) {
         bw_bcyc cut = cut_of(d, &d->weights[i]);
         int64_t entries = (int64_t)cut.mb * cut.nb;
-        int64_t parts = (cut.nb + BW_ROUND_COLUMNS - 1) / BW_ROUND_COLUMNS;
+        int64_t parts = (cut.nb + BW_ROUND_COLUMNS - 1) / BW_ROUND_COLUMNS, floats = bw_round_floats(d->adapter->r, cut.nb);
         most = most > entries ? most : entries;
+        packed = packed > floats ? packed : floats;
         d->n_parts = d->n_parts > parts ? d->n_parts : parts;
     }
     BW_TRY(BW_NEW(d->base, most, purpose));
     BW_TRY(BW_NEW(d->back, most, purpose));
+    BW_TRY(BW_NEW(d->packed, packed, purpose));
     BW_TRY(BW_NEW(d->parts, d->n_parts, purpose));
     d->rounded = bw_calloc(most, 4, purpose);
     BW_TRY(d->rounded ? BW_OK : BW_SYSTEM);
@@ -430,7 +433,7 @@ static void dense_free(dense *d)
     }
     bw_gather_destroy(&d->gather);
     bw_shared_free(d->grid, &d->factors);
-    void *owned[] = {d->weights, d->specs, d->shards, d->base, d->back, d->rounded, d->parts, d->sums};
+    void *owned[] = {d->weights, d->specs, d->shards, d->base, d->back, d->rounded, d->packed, d->parts, d->sums};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; ++i)
         bw_free(owned[i]);
 }

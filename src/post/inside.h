@@ -45,13 +45,15 @@ typedef struct bw_fidelity {  /* how much of the wanted delta is in the file */
 void bw_fidelity_add(bw_fidelity *sum, const bw_fidelity *part);
 typedef struct bw_round {
     bw_dtype dtype;
-    const float *a, *b; /* row-major: A r x lda from the block's first column on, B rows x r from its first row on */
-    int64_t lda;        /* of bw_round_lda */
+    const float *a; /* A of the block's columns, of bw_round_pack */
+    const float *b; /* B, row-major, rows x r */
     int r;
 } bw_round;
 enum { BW_ROUND_COLUMNS = 512 };
-/* The leading dimension of an A of n columns: rows an odd number of cache lines apart, for bw_fold. Pure. */
-int64_t bw_round_lda(int64_t n);
+/* A (r x cols, row-major, leading dimension lda) as panels, one for each BW_ROUND_COLUMNS columns; packed has room for bw_round_floats(r, cols). A
+ * panel is one run of memory, whose rows lie an odd number of cache lines apart: A as it is takes a page a row, and rows share sets of the caches. */
+int64_t bw_round_floats(int r, int64_t cols);
+void bw_round_pack(const float *a, int64_t lda, int r, int64_t cols, float *packed);
 /* stored (rows x cols of dtype) = base + B A, rounded once; each entry of B A sums over r in order. base is rows x cols, both contiguous. parts: one
  * for each BW_ROUND_COLUMNS columns, added to; where an entry does not fit the type its sum is not finite. Local; on all threads. */
 void bw_round_block(const bw_round *block, const float *base, int64_t rows, int64_t cols, void *stored, bw_fidelity *parts);

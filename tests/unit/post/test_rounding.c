@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 enum { ROWS = 101, COLUMNS = 2 * BW_ROUND_COLUMNS + 77, R = 9, PARTS = COLUMNS / BW_ROUND_COLUMNS + 1 };
-static float base[ROWS * COLUMNS], b[ROWS * R], *a;
+static float base[ROWS * COLUMNS], a[R * COLUMNS], b[ROWS * R], *packed;
 
 static void fill(float *x, int64_t n, uint32_t salt, float size)
 {
@@ -31,7 +31,7 @@ static void one_type(bw_dtype dtype, int threads)
     static float delta[ROWS * COLUMNS], merged[ROWS * COLUMNS], kept[ROWS * COLUMNS];
     static char right[4 * ROWS * COLUMNS], plain[4 * ROWS * COLUMNS], stored[4 * ROWS * COLUMNS];
     bw_fidelity parts[PARTS] = {0}, sum = {0}, expected = {.entries = ROWS * COLUMNS};
-    const bw_round block = {dtype, a, b, bw_round_lda(COLUMNS), R};
+    const bw_round block = {dtype, packed, b, R};
     int64_t width = bw_dtype_bytes(dtype, 1);
     omp_set_num_threads(threads);
     bw_round_block(&block, base, ROWS, COLUMNS, stored, parts);
@@ -39,7 +39,7 @@ static void one_type(bw_dtype dtype, int threads)
     for (int i = 0; i < PARTS; ++i)
         bw_fidelity_add(&sum, &parts[i]);
     memset(delta, 0, sizeof delta);
-    bw_fold(delta, COLUMNS, ROWS, COLUMNS, 1, b, R, a, block.lda, R);
+    bw_fold(delta, COLUMNS, ROWS, COLUMNS, 1, b, R, a, COLUMNS, R);
     for (int64_t i = 0; i < ROWS * COLUMNS; ++i)
         merged[i] = base[i] + delta[i];
     bw_from_f32(right, merged, dtype, ROWS * COLUMNS);
@@ -61,7 +61,7 @@ static void too_large_for_the_type(void **state)
     (void)state;
     static char stored[2 * ROWS * COLUMNS];
     bw_fidelity parts[PARTS] = {0};
-    const bw_round block = {BW_F16, a, b, bw_round_lda(COLUMNS), R};
+    const bw_round block = {BW_F16, packed, b, R};
     float before = base[40 * COLUMNS + 600];
     base[40 * COLUMNS + 600] = 1e5F;
     bw_round_block(&block, base, ROWS, COLUMNS, stored, parts);
@@ -84,13 +84,14 @@ int main(void)
         cmocka_unit_test(the_same_as_the_whole_at_once),
         cmocka_unit_test(too_large_for_the_type),
     };
-    a = bw_calloc(R * bw_round_lda(COLUMNS), sizeof *a, "test");
-    if (!a)
+    packed = bw_calloc(bw_round_floats(R, COLUMNS), sizeof *packed, "test");
+    if (!packed)
         return 1;
     fill(base, ROWS * COLUMNS, 1, 1);
-    fill(a, R * bw_round_lda(COLUMNS), 2, 0.1F);
+    fill(a, R * COLUMNS, 2, 0.1F);
     fill(b, ROWS * R, 3, 0.01F);
+    bw_round_pack(a, COLUMNS, R, COLUMNS, packed);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    bw_free(a);
+    bw_free(packed);
     return failed;
 }
