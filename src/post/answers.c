@@ -65,17 +65,20 @@ done:
     return status;
 }
 
-static int unpack(bw_answer_set *set, const char *bytes, int64_t length)
+/* from names the bytes in a message. */
+static int unpack(bw_answer_set *set, const char *from, const char *bytes, int64_t length)
 {
     if (!set->answers)
         BW_TRY(BW_NEW(set->answers, set->count, purpose));
     if (!set->lengths)
         BW_TRY(BW_NEW(set->lengths, set->count, purpose));
     for (int64_t at = 0; at < length;) {
-        record head;
-        memcpy(&head, bytes + at, sizeof head);
+        record head = {.index = -1};
+        if (length - at >= (int64_t)sizeof head)
+            memcpy(&head, bytes + at, sizeof head);
         at += (int64_t)sizeof head;
-        BW_ASSERT(head.index >= 0 && head.index < set->count && !set->answers[head.index] && head.length <= length - at);
+        if (head.index < 0 || head.index >= set->count || set->answers[head.index] || head.tokens < 0 || head.length < 0 || head.length > length - at)
+            return bw_fail(BW_DATA, "%s: no answer to one of the rows at byte %lld", from, (long long)(at - (int64_t)sizeof head));
         BW_TRY(BW_NEW(set->answers[head.index], head.length + 1, purpose));
         memcpy(set->answers[head.index], bytes + at, (size_t)head.length);
         set->lengths[head.index] = head.length;
@@ -105,9 +108,12 @@ int bw_answer_set_restore(bw_answer_set *set, const char *path, const char **byt
     if (head.index < 0 || head.index > set->count || head.length < 0 || head.length > end - *bytes - (ptrdiff_t)sizeof head)
         return bw_fail(BW_DATA, "%s: the answers that were kept here are damaged; delete the file to write them again", path);
     *bytes += sizeof head;
-    BW_TRY(unpack(set, *bytes, head.length));
+    BW_TRY(unpack(set, path, *bytes, head.length));
     *bytes += head.length;
     set->done = head.index;
+    for (int64_t i = 0; i < set->done; ++i)
+        if (!set->answers[i])
+            return bw_fail(BW_DATA, "%s: row %lld has no answer; delete the file to write them again", path, (long long)i);
     return BW_OK;
 }
 
@@ -118,7 +124,7 @@ static int collect(const bw_grid *grid, const bw_text *mine, bw_answer_set *set)
     int status;
     BW_GO(bw_agree(grid, BW_NEW(offsets, grid->size + 1, purpose)));
     BW_GO(bw_collect(grid, mine->data, (int64_t)mine->length, &all, offsets));
-    BW_GO(bw_agree(grid, grid->rank == 0 ? unpack(set, all, offsets[grid->size]) : BW_OK));
+    BW_GO(bw_agree(grid, grid->rank == 0 ? unpack(set, "answers of the ranks", all, offsets[grid->size]) : BW_OK));
 done:
     bw_free(all);
     bw_free(offsets);

@@ -29,6 +29,11 @@ begin 2 "${eval[@]}" --time-limit 0.0001 --output other
 end
 [ "$status" -eq 75 ] && [ -s other/answers.part ] && [ "$(stat -c %a other/answers.part)" = 600 ] || fail "not stopped, or nothing is kept"
 expect_fail 73 "other: .*other settings: 'limit: 0' there" 1 "${eval[@]}" --limit 14 --output other
+cp other/answers.part kept
+printf '\1' | dd of=other/answers.part bs=1 seek=60 conv=notrunc status=none
+cmp -s kept other/answers.part && fail "the test changed nothing"
+expect_fail 65 "other/answers.part: .*damaged" 2 "${eval[@]}" --output other
+cp kept other/answers.part
 cut_in_half other/answers.part
 expect_fail 65 "other/answers.part: .*damaged" 2 "${eval[@]}" --output other
 run 2 "${eval[@]}" --output other --resume never
