@@ -182,7 +182,7 @@ grep -q "error: rank 1 of 2, on .*elsewhere.yaml" err || fail "the rank that lac
 note "where the ranks run is said, and that a launcher binds a rank to fewer cores than it has threads"
 OMPI_MCA_hwloc_base_binding_policy=core run 1 "${train[@]}" --steps 1 --threads 2 --output bound
 grep -Eq "^host [^ ]+: 1 rank x 2 threads, on core [0-9]+$" out || fail "nobody says where the rank runs"
-grep -Eq "^breakwater: warning: on [^ ]+ a rank has 2 threads on core [0-9]+, of [0-9]+: .*--bind-to none.*--cpus-per-task" err ||
+grep -Eq "^breakwater: warning: on [^ ]+ a rank has 2 threads on core [0-9]+, of [0-9]+, which is many times slower: .*--bind-to none.*--cpus-per-task" err ||
   fail "nobody warns of two threads on one core"
 run 2 "${train[@]}" --steps 1 --threads 1 --output unbound
 grep -Eq "^host [^ ]+: 2 ranks x 1 thread, each on cores? [0-9,-]+$" out || fail "nobody says where two ranks run"
