@@ -14,7 +14,12 @@ config='' publish='' dry_run='' options=()
 while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) dry_run=yes ;;
-    --publish) publish=${2:?--publish needs a batch script}; shift ;;
+    --publish)
+      case ${2:---} in --*) echo "pipeline.sh: --publish needs a batch script" >&2; exit 64 ;; esac
+      publish=$2
+      [ -r "$publish" ] || { echo "pipeline.sh: --publish $publish: cannot be read" >&2; exit 66; }
+      shift
+      ;;
     -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --*=*) options+=("$1") ;;
     --*) # its value, unless it is a flag
@@ -104,7 +109,11 @@ if [ -n "$customers" ]; then
   submit merge "$size_small" "aftercorr:$id" "$array" "$jobs/merge.sbatch"
   submit eval "$size_small" "aftercorr:$id" "$array" "$jobs/eval.sbatch"
   evaluation=$id
-  [ -z "$publish" ] || submit publish '' "aftercorr:$evaluation" "$array" "$publish"
+  # A customer without an evaluation has passed no gate: the task of eval.sbatch that does nothing succeeds all the same.
+  judged=$(awk 'NR > 1 && $2 == "eval" && $4 != "done" { print $1 }' <<<"$stages" | sort -u | comm -12 - <(tr , '\n' <<<"$customers" | sort) | sort -n | paste -sd,)
+  if [ -n "$publish" ] && [ -n "$judged" ]; then
+    submit publish '' "aftercorr:$evaluation" "$judged%$customers_at_once" "$publish"
+  fi
 fi
 
 # ---- the report, when the last of them is through, however it ended

@@ -224,11 +224,10 @@ static int start(bw_h5 **out, const bw_grid *grid, const char *path, const bw_li
     forget_semaphore(path);
     BW_GO(bw_h5_agree(h5, check(h5)));
     BW_GO(bw_h5_agree(h5, make_access(h5)));
-    status = bw_h5_agree(h5, open(h5));
-    if (status != BW_OK)
-        bw_h5_watch_over();
+    BW_GO(bw_h5_agree(h5, open(h5)));
 done:
     if (status != BW_OK && h5) {
+        bw_h5_watch_over(); /* all ranks are here, and may go on with another file */
         bw_h5_release(h5->file);
         deallocate(&h5);
     }

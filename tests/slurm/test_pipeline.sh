@@ -40,6 +40,12 @@ bash "$jobs/pipeline.sh" service.yaml --dry-run --publish publish.sbatch --seed 
 grep -Eq '^sbatch .*--dependency=afterok:PROVIDER .*--array=1,2%16 .*/user.sbatch.? service.yaml --seed 3$' dry || fail "the customers' array: $(cat dry)"
 grep -Eq 'aftercorr:EVAL .*publish.sbatch' dry || fail "publishing does not wait for the evaluation: $(cat dry)"
 [ -z "$(squeue --noheader)" ] && [ ! -e service ] || fail "a dry run did something"
+grep -v 'name: eval-bolt' service.yaml >unjudged.yaml
+bash "$jobs/pipeline.sh" unjudged.yaml --dry-run --publish publish.sbatch >dry.unjudged
+grep -Eq -e '--array=1%16 .*publish.sbatch' dry.unjudged || fail "who is not evaluated is published: $(cat dry.unjudged)"
+status=0
+bash "$jobs/pipeline.sh" service.yaml --publish nowhere.sbatch >out 2>err || status=$?
+[ "$status" -eq 66 ] && grep -q 'nowhere.sbatch: cannot be read' err && [ -z "$(squeue --noheader)" ] || fail "jobs are submitted before the script that publishes is looked at"
 
 note "without Slurm a dry run is the same, and a real one says so"
 mkdir silent bare # the client without a controller; no client
