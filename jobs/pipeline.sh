@@ -109,10 +109,9 @@ if [ -n "$customers" ]; then
   submit merge "$size_small" "aftercorr:$id" "$array" "$jobs/merge.sbatch"
   submit eval "$size_small" "aftercorr:$id" "$array" "$jobs/eval.sbatch"
   evaluation=$id
-  # A customer without an evaluation has passed no gate: the task of eval.sbatch that does nothing succeeds all the same.
-  judged=$(awk 'NR > 1 && $2 == "eval" && $4 != "done" { print $1 }' <<<"$stages" | sort -u | comm -12 - <(tr , '\n' <<<"$customers" | sort) | sort -n | paste -sd,)
-  if [ -n "$publish" ] && [ -n "$judged" ]; then
-    submit publish '' "aftercorr:$evaluation" "$judged%$customers_at_once" "$publish"
+  if [ -n "$publish" ]; then # who has no evaluation has passed no gate, though the task of eval.sbatch that does nothing succeeds
+    judged=$(awk -v customers=",$customers," '$2 == "eval" && $4 != "done" && index(customers, "," $1 ",") { print $1 }' <<<"$stages" | sort -un | paste -sd,)
+    [ -z "$judged" ] || submit publish '' "aftercorr:$evaluation" "$judged%$customers_at_once" "$publish"
   fi
 fi
 

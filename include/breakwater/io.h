@@ -61,7 +61,7 @@ double bw_gguf_array_number(const bw_tensors *gguf, const char *key, int64_t ind
 /* From every type; quantised: whole blocks, and the first entries of a last one. */
 void bw_to_f32(float *out, const void *in, bw_dtype dtype, int64_t count);
 void bw_from_f32(void *out, const float *in, bw_dtype dtype, int64_t count); /* F32 F16 BF16 */
-/* out = base + delta, and kept = out as it is read again; returns the entries where out is not what base alone would give. */
+/* out = base + delta, and kept = out as it is read again; returns the entries where out is not what base alone would give. F32 F16 BF16 */
 int64_t bw_from_f32_sum(void *out, float *kept, const float *base, const float *delta, bw_dtype dtype, int32_t count);
 
 /* Write a safetensors file. Layout first, then any rank writes its pieces at its offsets.

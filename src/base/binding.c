@@ -172,7 +172,7 @@ static int find_fault(bw_text *text, const host *h)
     } else {
         return BW_OK;
     }
-    /* BLIS's threads wait for one another by spinning: two on one core trained at 5 tokens/s where two on two cores do 200. */
+    /* Measured, beside other work: two threads on one core trained at 5 tokens/s, on two cores they do about 200. */
     return bw_text_addf(text, ", of %d%s: %s", h->all.online, h->tightest >= 0 ? ", which is many times slower" : "", advice(h));
 }
 

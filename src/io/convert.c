@@ -69,7 +69,7 @@ FAST static void encode_bf16(uint8_t *restrict out, const float *restrict in, in
 
 /* ---- sums: base + delta rounded, as a reader will see it, and how many entries are not what base alone would be: in one pass, since the
  * passes one by one cost a dense merge half as much as its products. ----- */
-static int64_t add_f32(uint8_t *restrict out, float *restrict kept, const float *restrict base, const float *restrict delta, int32_t count)
+FAST static int64_t add_f32(uint8_t *restrict out, float *restrict kept, const float *restrict base, const float *restrict delta, int32_t count)
 {
     int32_t changed = 0;
     for (int32_t i = 0; i < count; i++) {

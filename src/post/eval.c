@@ -237,15 +237,13 @@ static void announce(const eval *e)
 }
 
 /* ---- stopping and going on ------------------------------------------------------------------------------------------- */
-/* Rank 0. The answers so far, for the same command to go on from, and a checksum of them. */
+/* Rank 0. The answers so far, for the same command to go on from. */
 static int keep_answers(const eval *e)
 {
     bw_text kept = {0};
     int status = BW_OK;
     for (int i = 0; i < SETS; ++i)
         BW_GO(bw_answer_set_keep(&e->sets[i], &kept));
-    const bw_hash hash = bw_hash_bytes(kept.data, kept.length);
-    BW_GO(bw_text_add(&kept, &hash, sizeof hash));
     status = bw_result_write(&e->place, unfinished, &kept, 0600);
 done:
     bw_text_free(&kept);
@@ -271,16 +269,12 @@ static int restore_answers(eval *e)
     if (!bw_file_exists(path.data))
         goto done;
     BW_GO(bw_map_open(&map, path.data));
-    bw_hash written, hash;
-    const size_t size = map.size < sizeof written ? 0 : map.size - sizeof written;
-    const char *bytes = (const char *)map.data, *end = bytes + size;
-    hash = bw_hash_bytes(bytes, size);
-    if (size > 0)
-        memcpy(&written, end, sizeof written);
-    if (size == 0 || memcmp(&hash, &written, sizeof hash) != 0)
-        BW_GO(bw_fail(BW_DATA, "%s: the answers that were kept here are damaged; delete the file to write them again", path.data));
+    const char *bytes = (const char *)map.data, *end = bytes + map.size;
     for (int i = 0; i < SETS && status == BW_OK; ++i)
         status = bw_answer_set_restore(&e->sets[i], path.data, &bytes, end);
+    if (status == BW_OK && bytes != end)
+        status = bw_fail(BW_DATA, "%s: damaged: %lld bytes follow the answers that were kept here; delete the file to write them again", path.data,
+                         (long long)(end - bytes));
 done:
     bw_map_close(&map);
     bw_text_free(&path);

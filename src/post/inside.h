@@ -109,7 +109,7 @@ typedef struct bw_answer_settings {
 /* Answer the rows from set->done on, greedily; rank 0 gets the texts. BW_STOPPED between two batches, with what was answered until then. A set goes
  * on where it ended to the same answers. Collective on world. */
 int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer_settings *settings, bw_answer_set *set);
-/* The answers so far as bytes, and back: restore moves *bytes past what it took. Rank 0. */
+/* The answers so far as bytes with a checksum, and back: restore moves *bytes past what it took. Rank 0. */
 int bw_answer_set_keep(const bw_answer_set *set, bw_text *out);
 int bw_answer_set_restore(bw_answer_set *set, const char *path, const char **bytes, const char *end);
 /* Judge every answer, count, and append its line of answers.jsonl. Rank 0. */

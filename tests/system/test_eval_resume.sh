@@ -34,6 +34,9 @@ printf '\1' | dd of=other/answers.part bs=1 seek=60 conv=notrunc status=none
 cmp -s kept other/answers.part && fail "the test changed nothing"
 expect_fail 65 "other/answers.part: .*damaged" 2 "${eval[@]}" --output other
 cp kept other/answers.part
+echo >>other/answers.part
+expect_fail 65 "other/answers.part: damaged: 1 bytes follow" 2 "${eval[@]}" --output other
+cp kept other/answers.part
 cut_in_half other/answers.part
 expect_fail 65 "other/answers.part: .*damaged" 2 "${eval[@]}" --output other
 run 2 "${eval[@]}" --output other --resume never
