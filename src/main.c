@@ -128,6 +128,22 @@ static int read_command_line(const bw_command_row *command, bw_config *config, b
     return bw_pipeline_load(pipeline, config->input, argc, argv);
 }
 
+/* The first line of a log that somebody finds a month later: what to type to have it again. */
+static int say_command(const bw_command_row *command, int argc, char **argv)
+{
+    bw_text line = {0};
+    int status = bw_text_addf(&line, "command: breakwater %s", command->name);
+    for (int i = 1; i < argc && status == BW_OK; i++) {
+        status = bw_text_addf(&line, " ");
+        if (status == BW_OK)
+            status = bw_text_add_word(&line, argv[i]);
+    }
+    if (status == BW_OK)
+        bw_info("%s", line.data);
+    bw_text_free(&line);
+    return status;
+}
+
 /* With MPI: what one rank could not read, on a node that lacks the file, is known to all before anyone goes on. */
 static int run_with_mpi(const bw_command_row *command, const bw_config *config, const bw_pipeline *pipeline, int read, int *argc, char ***argv)
 {
@@ -135,7 +151,7 @@ static int run_with_mpi(const bw_command_row *command, const bw_config *config, 
     if (status != BW_OK)
         return report(read == BW_OK ? status : read, bw_launched_rank());
     bw_log_quiet(config->quiet);
-    status = bw_par_agree(read);
+    status = bw_par_agree(read == BW_OK ? say_command(command, *argc, *argv) : read);
     if (status == BW_OK)
         status = command->run_pipeline ? command->run_pipeline(pipeline) : command->run(config);
     status = report(status, bw_par_rank());

@@ -268,6 +268,7 @@ typedef struct bw_config {
     /* restart */
     int64_t checkpoint_steps, keep;
     double checkpoint_minutes, time_limit; /* minutes; 0: none */
+    char *checkpoint_error;                /* stop continue */
     char *resume;                          /* auto never PATH */
     bw_list mpi_hints;                     /* "KEY=VALUE", for MPI-IO */
     /* merge */

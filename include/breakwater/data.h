@@ -110,8 +110,12 @@ int64_t bw_plan_steps_per_epoch(const bw_plan *plan); /* the last batch of an ep
 /* Sample indices of `step`, in order; returns their number (<= batch), or -1: out of memory. Each epoch is its own permutation. */
 int64_t bw_plan_step(const bw_plan *plan, int64_t step, int64_t *samples);
 /* Cut a step's samples into plan->micro_batches groups balanced by tokens, seeing only lengths: group[i] for samples[i].
- * The longest first, each to the lightest group; ties by order. With more groups than samples some stay empty. */
+ * The longest first, each to the lightest group; ties by order. With more groups than samples some stay empty. Then the groups are numbered, the
+ * heaviest first. */
 int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group);
+/* The group that a rank takes in a round (0, 1, ...), micro_batches where none is left: forth and back over the ranks, so that who has a heavier one
+ * this time has a lighter one the next, while those of a round are alike. */
+int64_t bw_plan_deal(const bw_plan *plan, int64_t round, int rank, int ranks);
 /* One micro-batch, packed without padding. */
 typedef struct bw_batch {
     /* targets: next token on answer rows, else -1; samples: index per token; offsets[n_seq+1] */

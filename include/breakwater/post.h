@@ -17,8 +17,8 @@ typedef struct bw_merge_row { /* one target: a row of merge.csv */
 } bw_merge_row;
 typedef enum bw_merge_method { BW_MERGE_QR, BW_MERGE_NAIVE, BW_MERGE_USER } bw_merge_method;
 /* Merge one pair of factors: out gets A = [A_U; A_R], B = scale * [s_U B_U | s_R (B_R - alpha Q Q^T B_R)], scaling 1. One of them may
- * be NULL. out is created by the caller (bw_adapter_create), r at least r_U + r_R; further rows and columns become zero. row gets everything but layer,
- * target and the dense part. BW_DATA: a factor is not finite. Collective on world: every replica does the same. */
+ * be NULL. out is created by the caller (bw_adapter_create), r at least r_U + r_R; further rows and columns become zero. row gets everything but
+ * layer, target and the dense part. BW_DATA: a factor is not finite. Collective on world: every replica does the same. */
 int bw_merge_pair(const bw_grid *grid, const bw_pair *user, const bw_pair *reinforce, bw_merge_method method, double alpha, double tau, double scale,
                   bw_pair *out, bw_merge_row *row);
 /* The merge command: adapters in, for every alpha x scale an output folder (config->output itself when there is one). Collective on world. */
@@ -37,6 +37,8 @@ int bw_eval(const bw_grid *grid, const bw_config *config); /* answers.jsonl, sum
  * with the first difference. Local: adapters are read for their fingerprint, the model is not. */
 int bw_merge_compare(const bw_config *config, bw_source *source);
 int bw_eval_compare(const bw_config *config, bw_source *source);
+/* Is a finished evaluation's model fit to leave? BW_UNFIT, naming the figures of <output>/summary.json that miss --max-hs or --min-fa. Local. */
+int bw_gate(const bw_config *config);
 
 /* ---- report: what a pipeline came to. Rank 0 ------------------------------------------------------------------------*/
 /* The table of arms, from the summary.json of the eval stages; a stage's label (or name) is its row. An arm that is not there yet shows dashes. */

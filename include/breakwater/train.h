@@ -29,9 +29,11 @@ typedef struct bw_state {
 /* Of a checkpoint's file: factors and moments, and what HDF5 writes about each dataset. Local. */
 double bw_checkpoint_bytes(const bw_state *state);
 /* Write <folder>/step-NNNNNN.h5 (temporary, fsync, rename), then delete all but the last `keep`. Collective on world; replica 0 writes. mode as
- * bw_file_write. hints: gets, on rank 0, what MPI-IO was told for this file, as MPI gives it back; NULL: nobody wants to know. */
-int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode,
-                        bw_text *hints);
+ * bw_file_write. BW_IO: there was no room, and what was there before is whole. */
+int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode);
+/* Before the first step: can a checkpoint be made in `folder` at all? An empty file comes and goes. hints gets, on the ranks of replica 0, what
+ * MPI-IO takes for it, as MPI gives it back. Fails as bw_checkpoint_write. Collective on world. */
+int bw_checkpoint_try(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, unsigned mode, bw_text *hints);
 /* Read the newest good one in `folder` (or the file `path`): a broken one is named in a warning and the one before is used.
  * *found = false when there is none. state brings the fingerprints of this run: a checkpoint of another model, data, buffer or configuration
  * is BW_CANTCREATE, with both values. Collective on world. */

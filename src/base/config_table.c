@@ -220,6 +220,8 @@ const bw_option bw_options[] = {
      .group = RESTART, .argument = "N", .help = "steps between checkpoints; 0: not by steps"},
     {"checkpoint-minutes", BW_TRAIN | BW_RUN, 0, REAL(checkpoint_minutes, "15", 0, 1e6),
      .group = RESTART, .argument = "X", .help = "minutes between checkpoints; 0: not by time"},
+    {"checkpoint-error", BW_TRAIN | BW_RUN, 0, TEXT(checkpoint_error, "stop"), .choices = "stop continue",
+     .group = RESTART, .argument = "HOW", .help = "where a checkpoint finds no room: end with code 74, or continue, to try again when the next is due; the last one has to be written"},
     {"keep", BW_TRAIN | BW_RUN, 0, INT(keep, "2", 1, 10000),
      .group = RESTART, .argument = "N", .help = "checkpoints that stay"},
     {"mpi-hint", BW_TRAIN | BW_RUN | BW_BENCH, 0, PATHS(mpi_hints), .valid = is_hint,

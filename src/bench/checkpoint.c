@@ -104,7 +104,7 @@ static void saving_free(saving *s)
 static int run_write(void *context)
 {
     saving *s = context;
-    return bw_checkpoint_write(s->bench->grid, &s->state, s->bench->config, s->folder, 1, 0600, NULL);
+    return bw_checkpoint_write(s->bench->grid, &s->state, s->bench->config, s->folder, 1, 0600);
 }
 
 static int run_read(void *context)

@@ -5,5 +5,5 @@
 int bw_cmd_eval(const bw_config *config)
 {
     BW_TRY(bw_session_start(config));
-    return bw_session_work(config, bw_eval, NULL);
+    return bw_session_work(config, BW_EVAL, bw_eval, NULL);
 }

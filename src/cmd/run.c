@@ -57,7 +57,7 @@ static int run_stage(const bw_grid *grid, const bw_pipeline *pipeline, int index
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; ++i)
         if (kinds[i].command == stage->command) {
             bw_info("\n== stage %d of %d: %s (%s) ==", index + 1, pipeline->count, stage->name, kinds[i].name);
-            return bw_session_work(&stage->config, kinds[i].work, finished ? NULL : keep_time);
+            return bw_session_work(&stage->config, stage->command, kinds[i].work, finished ? NULL : keep_time);
         }
     return bw_fail(BW_BUG, "stage %s has an unknown command", stage->name);
 }

@@ -81,14 +81,27 @@ static int settle_precision(const bw_grid *grid, const bw_config *config)
 
 /* ---- work -------------------------------------------------------------------------------------------------------------- */
 
-int bw_session_work(const bw_config *config, bw_stage_work work, bw_time_keeper keep_time)
+/* With what a stage has got from its file and from the pipeline's: all of it, defaults too, is in the output's config.yaml. Collective on world. */
+static int say_options(const bw_grid *grid, const bw_config *config, bw_command command)
+{
+    bw_text options = {0};
+    int status = grid->rank == 0 ? bw_config_arguments(config, command, command, &options) : BW_OK;
+    if (status == BW_OK && options.length)
+        bw_info("options that are not at their defaults:%s", options.data);
+    bw_text_free(&options);
+    return bw_agree(grid, status);
+}
+
+int bw_session_work(const bw_config *config, bw_command command, bw_stage_work work, bw_time_keeper keep_time)
 {
     bw_grid *grid = NULL;
     bw_lock lock = {.descriptor = -1};
     BW_TRY(bw_grid_create(&grid, config->grid, (int)config->replicas, (int)config->ranks_per_node));
     bw_info("grid %d x %d, %d replica%s, %d node%s", grid->nprow, grid->npcol, grid->replicas, grid->replicas > 1 ? "s" : "", grid->nodes,
             grid->nodes > 1 ? "s" : "");
-    int status = config->output ? bw_session_lock(grid, &lock, config->output) : BW_OK; /* bench may have none */
+    int status = say_options(grid, config, command);
+    if (status == BW_OK && config->output) /* bench may have none */
+        status = bw_session_lock(grid, &lock, config->output);
     double start = bw_now();
     if (status == BW_OK)
         status = settle_precision(grid, config);

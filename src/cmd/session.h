@@ -13,6 +13,6 @@ typedef void (*bw_time_keeper)(const char *folder, double seconds);
 /* With --precision auto, a folder that was begun goes on as it began: "fp32" or "bf16", else what `config` says. Local. */
 int bw_session_precision(const bw_config *config, char precision[8]);
 /* Open the grid that `config` names, hold its output folder, settle the precision of the products on all ranks (the work sees it instead of auto),
- * do the work, close. `keep_time` may be NULL. Collective on world. */
-int bw_session_work(const bw_config *config, bw_stage_work work, bw_time_keeper keep_time);
+ * do the work of `command`, close. `keep_time` may be NULL. Collective on world. */
+int bw_session_work(const bw_config *config, bw_command command, bw_stage_work work, bw_time_keeper keep_time);
 #endif

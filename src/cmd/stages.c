@@ -103,10 +103,13 @@ static int judge(const bw_pipeline *pipeline, int index, look *look, bw_stage_st
     for (int i = 0; i < index; i++)
         if (finished && states[i] != BW_STAGE_DONE && bw_stage_needs(stage, i))
             states[index] = BW_STAGE_STALE;
-    if (states[index] != BW_STAGE_DONE || compare(look, stage) == BW_OK)
+    if (states[index] != BW_STAGE_DONE)
         return BW_OK;
-    states[index] = BW_STAGE_STALE;
-    bw_warn("%s is stale: %s", stage->name, bw_error());
+    bool stale = compare(look, stage) != BW_OK;
+    if (!stale && (stage->command != BW_EVAL || bw_gate(&stage->config) == BW_OK))
+        return BW_OK;
+    states[index] = stale ? BW_STAGE_STALE : BW_STAGE_UNFIT;
+    bw_warn("%s is %s: %s", stage->name, stale ? "stale" : "unfit", bw_error());
     bw_error_clear();
     return BW_OK;
 }
@@ -125,7 +128,7 @@ int bw_stages_judge(const bw_pipeline *pipeline, bw_stage_state *states)
 
 int bw_stages_print(const bw_pipeline *pipeline)
 {
-    static const char *const words[] = {[BW_STAGE_OPEN] = "open", [BW_STAGE_STALE] = "stale", [BW_STAGE_DONE] = "done"};
+    static const char *const words[] = {[BW_STAGE_OPEN] = "open", [BW_STAGE_STALE] = "stale", [BW_STAGE_DONE] = "done", [BW_STAGE_UNFIT] = "unfit"};
     int customers[BW_MAX_STAGES], count = 0;
     bw_stage_state states[BW_MAX_STAGES];
     for (int i = 0; i < pipeline->count; i++)

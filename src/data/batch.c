@@ -106,20 +106,23 @@ typedef struct load {
 
 typedef struct cutter { /* work space of one cut, made once for many */
     weighed *sorted;
-    load *loads; /* a heap of the groups: the lightest, of equals the first, is at its root */
+    load *loads;     /* a heap of the groups: the lightest, of equals the first, is at its root */
+    int32_t *number; /* of each group, in the end */
 } cutter;
 
 static int cutter_create(cutter *work, int64_t samples, int64_t groups)
 {
     *work = (cutter){0};
     BW_TRY(BW_NEW(work->sorted, samples, "data order"));
-    return BW_NEW(work->loads, groups, "data order");
+    BW_TRY(BW_NEW(work->loads, groups, "data order"));
+    return BW_NEW(work->number, groups, "data order");
 }
 
 static void cutter_free(cutter *work)
 {
     bw_free(work->sorted);
     bw_free(work->loads);
+    bw_free(work->number);
 }
 
 static bool lighter(const load *a, const load *b)
@@ -141,6 +144,22 @@ static void sink_root(load *heap, int64_t count)
     heap[at] = held;
 }
 
+static int heaviest_first(const void *a, const void *b)
+{
+    return lighter(a, b) ? 1 : -1; /* no two are equal, for their groups are not */
+}
+
+static void number_groups(cutter *work, int64_t groups, int32_t *group, int64_t count)
+{
+    for (int64_t i = 0; i < groups; i++) /* of equals the first is to come first */
+        work->loads[i].group = -work->loads[i].group;
+    qsort(work->loads, (size_t)groups, sizeof *work->loads, heaviest_first);
+    for (int64_t i = 0; i < groups; i++)
+        work->number[-work->loads[i].group] = (int32_t)i;
+    for (int64_t i = 0; i < count; i++)
+        group[i] = work->number[group[i]];
+}
+
 /* `group` may be NULL. Returns the tokens of the heaviest group. */
 static int64_t cut(cutter *work, const bw_plan *plan, const bw_dataset *dataset, const int64_t *samples, int64_t count, int32_t *group)
 {
@@ -158,6 +177,8 @@ static int64_t cut(cutter *work, const bw_plan *plan, const bw_dataset *dataset,
         heaviest = to->tokens > heaviest ? to->tokens : heaviest;
         sink_root(work->loads, plan->micro_batches);
     }
+    if (group)
+        number_groups(work, plan->micro_batches, group, count);
     return heaviest;
 }
 
@@ -170,6 +191,12 @@ int bw_plan_cut(const bw_plan *plan, const bw_dataset *dataset, const int64_t *s
         cut(&work, plan, dataset, samples, count, group);
     cutter_free(&work);
     return status;
+}
+
+int64_t bw_plan_deal(const bw_plan *plan, int64_t round, int rank, int ranks)
+{
+    const int64_t which = round * ranks + (round % 2 ? ranks - 1 - rank : rank);
+    return which < plan->micro_batches ? which : plan->micro_batches;
 }
 
 static const int64_t most_rows = 100000000; /* are cut to learn how full micro-batches get: seconds */

@@ -251,23 +251,43 @@ static void fill_lengths(stepper *s, int64_t which)
     }
 }
 
-/* Round after round, every rank takes one micro-batch, and the slowest is waited for. */
-static void add_rounds(stepper *s, bw_times *times)
+/* Seconds of the micro-batch that a rank takes in a round, 0 for none. */
+static double seconds_of(const stepper *s, int64_t round, int rank)
 {
-    const int64_t M = s->plan.micro_batches, n = s->layout->grid.size;
-    double last = 0;
-    for (int64_t first = 0; first < M; first += n) {
-        double slowest = 0;
-        for (int64_t which = first; which < M && which < first + n; which++) {
-            slowest = fmax(slowest, s->seconds[which]);
-            times->useful += s->seconds[which] / (double)n;
-        }
+    const int64_t which = bw_plan_deal(&s->plan, round, rank, s->layout->grid.size);
+    return which < s->plan.micro_batches ? s->seconds[which] : 0;
+}
+
+/* Streamed weights keep all in step: in every round the slowest is waited for. */
+static double add_rounds(const stepper *s, int64_t rounds, bw_times *times)
+{
+    double slowest = 0;
+    for (int64_t round = 0; round < rounds; round++) {
+        slowest = 0;
+        for (int rank = 0; rank < s->layout->grid.size; rank++)
+            slowest = fmax(slowest, seconds_of(s, round, rank));
         const gather_times gather = gather_of_round(s->job, s->machine, s->layout, slowest);
-        times->compute += slowest;
+        times->compute += s->layout->streams ? slowest : 0;
         times->gather += gather.all;
         times->exposed_gather += gather.exposed;
-        last = slowest;
     }
+    return slowest;
+}
+
+static void add_work(stepper *s, bw_times *times)
+{
+    const int n = s->layout->grid.size;
+    const int64_t rounds = (s->plan.micro_batches + n - 1) / n;
+    double most = 0;
+    for (int rank = 0; rank < n; rank++) {
+        double mine = 0;
+        for (int64_t round = 0; round < rounds; round++)
+            mine += seconds_of(s, round, rank);
+        most = fmax(most, mine);
+        times->useful += mine / (double)n;
+    }
+    const double last = add_rounds(s, rounds, times);
+    times->compute += s->layout->streams ? 0 : most; /* resident ones: only the sum at the end of the step is waited for */
     times->exposed_reduce += exposed_reduce(times->reduce, last, s->job->spec->n_layer);
 }
 
@@ -286,7 +306,7 @@ static int add_step(stepper *s, int64_t step, bw_times *times)
         times->tokens += (double)s->batch.T;
         times->flops += bw_transformer_flops(s->job->spec, s->adapter, &s->batch, true);
     }
-    add_rounds(s, times);
+    add_work(s, times);
     return BW_OK;
 }
 

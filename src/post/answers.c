@@ -91,40 +91,24 @@ static int unpack(bw_answer_set *set, const char *from, const char *bytes, int64
 int bw_answer_set_keep(const bw_answer_set *set, bw_text *out)
 {
     bw_text records = {0};
-    const size_t first = out->length;
     int status = BW_OK;
-    for (int64_t i = 0; i < set->done; ++i)
-        BW_GO(add_record(&records, i, i ? 0 : set->tokens, set->answers[i], set->lengths[i]));
-    BW_GO(add_record(out, set->done, 0, records.data, (int64_t)records.length));
-    const bw_hash hash = bw_hash_bytes(out->data + first, out->length - first);
-    status = bw_text_add(out, &hash, sizeof hash);
-done:
+    for (int64_t i = 0; i < set->done && status == BW_OK; ++i)
+        status = add_record(&records, i, i ? 0 : set->tokens, set->answers[i], set->lengths[i]);
+    if (status == BW_OK)
+        status = bw_kept_add(out, set->done, records.data, (int64_t)records.length);
     bw_text_free(&records);
     return status;
 }
 
-/* Whether the checksum of these bytes follows them. */
-static bool is_intact(const char *bytes, size_t length)
+int bw_answer_set_restore(bw_answer_set *set, bw_kept *kept)
 {
-    const bw_hash hash = bw_hash_bytes(bytes, length);
-    return memcmp(&hash, bytes + length, sizeof hash) == 0;
-}
-
-int bw_answer_set_restore(bw_answer_set *set, const char *path, const char **bytes, const char *end)
-{
-    record head = {.index = -1};
-    const ptrdiff_t room = end - *bytes - (ptrdiff_t)(sizeof head + sizeof(bw_hash)); /* for records */
-    if (room >= 0)
-        memcpy(&head, *bytes, sizeof head);
-    if (head.index < 0 || head.index > set->count || head.length < 0 || head.length > room || !is_intact(*bytes, sizeof head + (size_t)head.length))
-        return bw_fail(BW_DATA, "%s: the answers that were kept here are damaged; delete the file to write them again", path);
-    *bytes += sizeof head;
-    BW_TRY(unpack(set, path, *bytes, head.length));
-    *bytes += head.length + (ptrdiff_t)sizeof(bw_hash);
-    set->done = head.index;
+    const char *bytes;
+    int64_t length;
+    BW_TRY(bw_kept_next(kept, set->count, &set->done, &bytes, &length));
+    BW_TRY(unpack(set, kept->path, bytes, length));
     for (int64_t i = 0; i < set->done; ++i)
-        if (!set->answers[i])
-            return bw_fail(BW_DATA, "%s: row %lld has no answer; delete the file to write them again", path, (long long)i);
+        if (!set->answers || !set->answers[i])
+            return bw_fail(BW_DATA, "%s: row %lld has no answer; delete the file to write them again", kept->path, (long long)i);
     return BW_OK;
 }
 

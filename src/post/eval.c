@@ -14,8 +14,8 @@ typedef struct eval {
     bw_store *store;
     bw_answer_settings settings;
     bw_answer_set sets[2]; /* HARMFUL and TASK; path NULL where not asked for */
-    double perplexity, seconds;
-    int64_t perplexity_tokens;
+    bw_perplexity perplexity;
+    double seconds; /* over all starts; rank 0 */
     bw_text description;
     bw_result place;
 } eval;
@@ -178,8 +178,9 @@ static int add_figures(const eval *e, bw_text *out)
     BW_TRY(add_percent(out, "FA", task->correct, task->count));
     BW_TRY(add_percent(out, "task_refusal_rate", task->refused, task->count));
     BW_TRY(bw_text_addf(out, "  \"n_task\": %lld,\n", (long long)task->count));
-    if (e->config->perplexity && e->perplexity_tokens > 0)
-        return bw_text_addf(out, "  \"perplexity\": %.8g,\n  \"perplexity_tokens\": %lld,\n", e->perplexity, (long long)e->perplexity_tokens);
+    if (e->perplexity.tokens > 0)
+        return bw_text_addf(out, "  \"perplexity\": %.8g,\n  \"perplexity_tokens\": %lld,\n", bw_perplexity_value(&e->perplexity),
+                            (long long)e->perplexity.tokens);
     return bw_text_addf(out, "  \"perplexity\": null,\n");
 }
 
@@ -231,19 +232,21 @@ static void announce(const eval *e)
                 (long long)harmful->count);
     if (task->count)
         bw_info("eval: FA %.1f (%s, n %lld)", 100.0 * (double)task->correct / (double)task->count, task->metric, (long long)task->count);
-    if (e->config->perplexity && e->perplexity_tokens > 0)
-        bw_info("eval: perplexity %.4f over %lld tokens", e->perplexity, (long long)e->perplexity_tokens);
+    if (e->perplexity.tokens > 0)
+        bw_info("eval: perplexity %.4f over %lld tokens", bw_perplexity_value(&e->perplexity), (long long)e->perplexity.tokens);
     bw_info("eval: %s (%.1f s)", e->config->output, e->seconds);
 }
 
 /* ---- stopping and going on ------------------------------------------------------------------------------------------- */
-/* Rank 0. The answers so far, for the same command to go on from. */
-static int keep_answers(const eval *e)
+/* Rank 0. What is done so far, for the same command to go on from. */
+static int keep(const eval *e)
 {
     bw_text kept = {0};
-    int status = BW_OK;
+    int status;
+    BW_GO(bw_kept_add(&kept, 0, &e->seconds, sizeof e->seconds));
     for (int i = 0; i < SETS; ++i)
         BW_GO(bw_answer_set_keep(&e->sets[i], &kept));
+    BW_GO(bw_perplexity_keep(&e->perplexity, &kept));
     status = bw_result_write(&e->place, unfinished, &kept, 0600);
 done:
     bw_text_free(&kept);
@@ -255,12 +258,32 @@ static int stop(const eval *e)
     char words[1024];
     snprintf(words, sizeof words, "%s", bw_error());
     bw_error_clear();
-    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? keep_answers(e) : BW_OK));
+    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? keep(e) : BW_OK));
     return bw_fail(BW_STOPPED, "%s", words);
 }
 
+static int restore_seconds(eval *e, bw_kept *kept)
+{
+    const char *bytes;
+    int64_t done, length;
+    BW_TRY(bw_kept_next(kept, 0, &done, &bytes, &length));
+    if (length != (int64_t)sizeof e->seconds)
+        return bw_fail(BW_DATA, "%s: %lld bytes for the seconds; delete the file to do it again", kept->path, (long long)length);
+    memcpy(&e->seconds, bytes, sizeof e->seconds);
+    return BW_OK;
+}
+
+static int restore_parts(eval *e, bw_kept *kept)
+{
+    BW_TRY(restore_seconds(e, kept));
+    for (int i = 0; i < SETS; ++i)
+        BW_TRY(bw_answer_set_restore(&e->sets[i], kept));
+    BW_TRY(bw_perplexity_restore(&e->perplexity, kept));
+    return bw_kept_end(kept);
+}
+
 /* Rank 0. */
-static int restore_answers(eval *e)
+static int restore(eval *e)
 {
     bw_text path = {0};
     bw_map map = {0};
@@ -269,12 +292,8 @@ static int restore_answers(eval *e)
     if (!bw_file_exists(path.data))
         goto done;
     BW_GO(bw_map_open(&map, path.data));
-    const char *bytes = (const char *)map.data, *end = bytes + map.size;
-    for (int i = 0; i < SETS && status == BW_OK; ++i)
-        status = bw_answer_set_restore(&e->sets[i], path.data, &bytes, end);
-    if (status == BW_OK && bytes != end)
-        status = bw_fail(BW_DATA, "%s: damaged: %lld bytes follow the answers that were kept here; delete the file to write them again", path.data,
-                         (long long)(end - bytes));
+    const char *bytes = (const char *)map.data;
+    status = restore_parts(e, &(bw_kept){path.data, bytes, bytes + map.size});
 done:
     bw_map_close(&map);
     bw_text_free(&path);
@@ -283,15 +302,15 @@ done:
 
 static int go_on(eval *e)
 {
-    int64_t done[SETS] = {0};
-    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? restore_answers(e) : BW_OK));
-    for (int i = 0; i < SETS; ++i)
-        done[i] = e->sets[i].done;
+    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? restore(e) : BW_OK));
+    int64_t done[] = {e->sets[HARMFUL].done, e->sets[TASK].done, e->perplexity.done};
     BW_TRY(bw_broadcast(e->grid, done, sizeof done));
     for (int i = 0; i < SETS; ++i)
         e->sets[i].done = done[i];
+    e->perplexity.done = done[SETS];
     if (done[HARMFUL] + done[TASK] > 0)
-        bw_info("eval: going on after %lld answers", (long long)(done[HARMFUL] + done[TASK]));
+        bw_info("eval: going on after %lld answers and %lld batches of the perplexity", (long long)(done[HARMFUL] + done[TASK]),
+                (long long)done[SETS]);
     return BW_OK;
 }
 
@@ -304,7 +323,7 @@ static int measure(eval *e)
         if (e->sets[i].count > e->sets[i].done)
             BW_TRY(bw_answer_set_generate(e->grid, e->store, &e->settings, &e->sets[i]));
     if (e->config->perplexity)
-        BW_TRY(bw_perplexity(e->grid, e->store, e->tokenizer, e->settings.which, e->config->task, e->config, &e->perplexity, &e->perplexity_tokens));
+        BW_TRY(bw_perplexity_measure(e->grid, e->store, e->tokenizer, e->settings.which, e->config->task, e->config, &e->perplexity));
     return BW_OK;
 }
 
@@ -313,10 +332,10 @@ static int answer_all(eval *e)
     double start = bw_now();
     BW_TRY(go_on(e));
     int status = measure(e);
+    e->seconds += bw_now() - start;
     if (status == BW_STOPPED)
         return stop(e);
     BW_TRY(status);
-    e->seconds = bw_now() - start;
     BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? write_output(e) : BW_OK));
     announce(e);
     return BW_OK;
@@ -329,6 +348,7 @@ static void eval_free(eval *e)
         bw_adapter_free(&e->adapters[i]);
     for (int i = 0; i < SETS; ++i)
         bw_answer_set_free(&e->sets[i]);
+    bw_perplexity_free(&e->perplexity);
     bw_tokenizer_free(e->tokenizer);
     bw_source_close(e->source);
     bw_text_free(&e->description);

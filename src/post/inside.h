@@ -87,6 +87,16 @@ int bw_result_claim(const bw_grid *grid, const bw_result *result, const char *te
 int bw_result_compare(const bw_result *result, const char *text);
 /* Write one of its files. Rank 0. */
 int bw_result_write(const bw_result *result, const char *name, const bw_text *text, unsigned mode);
+/* ---- kept.c: the file that bw_result.kept names ---------------------------------------------------------------------- */
+/* Append a part: so much is done, and its bytes. Local. */
+int bw_kept_add(bw_text *out, int64_t done, const void *bytes, int64_t length);
+typedef struct bw_kept { /* being read: borrowed */
+    const char *path, *at, *end;
+} bw_kept;
+/* The next part, of which at most `most` is done; its bytes are borrowed from the file. BW_DATA: damaged. Local. */
+int bw_kept_next(bw_kept *kept, int64_t most, int64_t *done, const char **bytes, int64_t *length);
+int bw_kept_end(const bw_kept *kept); /* BW_DATA: there is more */
+
 /* ---- answers.c: one file of prompts, answered and judged ----------------------------------------------------------- */
 typedef struct bw_answer_set {
     const char *name, *path, *metric; /* "harmful" or "task"; metric NULL: not marked */
@@ -109,21 +119,30 @@ typedef struct bw_answer_settings {
 /* Answer the rows from set->done on, greedily; rank 0 gets the texts. BW_STOPPED between two batches, with what was answered until then. A set goes
  * on where it ended to the same answers. Collective on world. */
 int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer_settings *settings, bw_answer_set *set);
-/* The answers so far as bytes with a checksum, and back: restore moves *bytes past what it took. Rank 0. */
+/* The answers so far as a part of what is kept, and back. Rank 0. */
 int bw_answer_set_keep(const bw_answer_set *set, bw_text *out);
-int bw_answer_set_restore(bw_answer_set *set, const char *path, const char **bytes, const char *end);
+int bw_answer_set_restore(bw_answer_set *set, bw_kept *kept);
 /* Judge every answer, count, and append its line of answers.jsonl. Rank 0. */
 int bw_answer_set_write(bw_answer_set *set, bw_text *out);
 void bw_answer_set_free(bw_answer_set *set);
 
 /* ---- perplexity.c -------------------------------------------------------------------------------------------------- */
-/* exp(mean cross-entropy) of the expected answers' tokens in `path`, over the first `limit` rows (0: all). Same bits for any number of
- * ranks. Collective on world. */
-int bw_perplexity(const bw_grid *grid, bw_store *store, const bw_tokenizer *tokenizer, bw_template which, const char *path, const bw_config *config,
-                  double *perplexity, int64_t *tokens);
+typedef struct bw_perplexity {
+    int64_t done;    /* batches, the first ones */
+    int64_t tokens;  /* of expected answers, in them; on rank 0 while there are batches left */
+    int64_t *losses; /* of each batch, a double's bits; as tokens */
+} bw_perplexity;
+/* Losses of the expected answers in `path`, over the first `limit` rows (0: all), from batch p->done on; BW_STOPPED between two batches. Collective
+ * on world. */
+int bw_perplexity_measure(const bw_grid *grid, bw_store *store, const bw_tokenizer *tokenizer, bw_template which, const char *path,
+                          const bw_config *config, bw_perplexity *p);
+/* exp(mean cross-entropy) once it is measured, 0 where there are no answers: the same bits for any number of ranks and stops. Local. */
+double bw_perplexity_value(const bw_perplexity *p);
+/* What is measured so far as a part of what is kept, and back. Rank 0. */
+int bw_perplexity_keep(const bw_perplexity *p, bw_text *out);
+int bw_perplexity_restore(bw_perplexity *p, bw_kept *kept);
+void bw_perplexity_free(bw_perplexity *p);
 
 /* ---- gate.c: is an evaluated model fit to leave? ------------------------------------------------------------------- */
 int bw_gate_check(const bw_config *config); /* BW_USAGE where a figure is asked for that is not measured. Local */
-/* BW_UNFIT, naming the figures of <output>/summary.json that miss --max-hs or --min-fa. Local. */
-int bw_gate(const bw_config *config);
 #endif

@@ -13,8 +13,8 @@ typedef struct walk {
     bw_batch batch;
     int64_t *samples; /* 0, 1, 2, ... */
     int32_t *group;   /* all 0: a batch is not cut */
-    int64_t *losses;  /* a double's bits per batch, 0 where another rank did it */
-    int64_t size, batches, answers;
+    int64_t *losses;  /* a double's bits per batch, 0 where another rank did it; rank 0 did what was kept */
+    int64_t size, batches, done, tokens;
 } walk;
 
 static int64_t samples_of(const walk *w, int64_t batch)
@@ -69,7 +69,7 @@ static int run_batch(walk *w, int64_t index)
     if (count == 0)
         return BW_OK;
     memcpy(&w->losses[index], &loss, sizeof loss);
-    w->answers += w->batch.answers;
+    w->tokens += w->batch.answers;
     return BW_OK;
 }
 
@@ -77,41 +77,57 @@ static int run_all(walk *w, bool together, double time_limit)
 {
     bw_rounds rounds = bw_rounds_begin(time_limit);
     int status = BW_OK;
-    for (int64_t first = 0; first < w->batches && status == BW_OK; first += w->grid->size) {
-        int64_t index = first + w->grid->rank, done = first + w->grid->size < w->batches ? first + w->grid->size : w->batches;
+    while (w->done < w->batches && status == BW_OK) {
+        int64_t index = w->done + w->grid->rank, done = w->done + w->grid->size;
         if (together || index < w->batches)
             status = run_batch(w, index);
-        bw_progress("eval: perplexity, %lld of %lld batches", (long long)done, (long long)w->batches);
+        w->done = done < w->batches ? done : w->batches;
+        bw_progress("eval: perplexity, %lld of %lld batches", (long long)w->done, (long long)w->batches);
         if (status == BW_OK)
-            status = bw_rounds_next(&rounds, "eval, batches of the perplexity", done, w->batches);
+            status = bw_rounds_next(&rounds, "eval, batches of the perplexity", w->done, w->batches);
         status = bw_agree(w->grid, status);
     }
     return status;
 }
 
-static int add_up(walk *w, double *perplexity, int64_t *tokens)
+/* What was kept is in the walk of rank 0, as if that rank had done it. */
+static int take(walk *w, const bw_perplexity *p)
 {
-    double sum = 0;
-    BW_TRY(bw_sum_ints(w->grid, w->losses, (int)w->batches)); /* one owner each: the bits stay */
-    BW_TRY(bw_sum_ints(w->grid, &w->answers, 1));
-    for (int64_t i = 0; i < w->batches; ++i) {
-        double loss;
-        memcpy(&loss, &w->losses[i], sizeof loss);
-        sum += loss;
+    w->done = p->done;
+    if (w->done > w->batches)
+        return bw_fail(BW_DATA, "eval: %lld batches of the perplexity were kept, of %lld: delete answers.part to do it again", (long long)w->done,
+                       (long long)w->batches);
+    if (w->grid->rank == 0 && w->done > 0) {
+        memcpy(w->losses, p->losses, (size_t)w->done * sizeof *w->losses);
+        w->tokens = p->tokens;
     }
-    *tokens = w->answers;
-    *perplexity = w->answers ? exp(sum / (double)w->answers) : 0;
     return BW_OK;
 }
 
-int bw_perplexity(const bw_grid *grid, bw_store *store, const bw_tokenizer *tokenizer, bw_template which, const char *path, const bw_config *config,
-                  double *perplexity, int64_t *tokens)
+/* Each batch has one owner, so sums keep the bits. */
+static int give(walk *w, bw_perplexity *p)
+{
+    BW_TRY(bw_sum_ints(w->grid, w->losses, (int)w->done));
+    BW_TRY(bw_sum_ints(w->grid, &w->tokens, 1));
+    bw_free(p->losses);
+    *p = (bw_perplexity){w->done, w->tokens, w->losses};
+    w->losses = NULL;
+    return BW_OK;
+}
+
+int bw_perplexity_measure(const bw_grid *grid, bw_store *store, const bw_tokenizer *tokenizer, bw_template which, const char *path,
+                          const bw_config *config, bw_perplexity *p)
 {
     walk w = {.grid = grid};
-    int status;
-    BW_GO(bw_agree(grid, prepare(&w, store, tokenizer, which, path, config)));
-    BW_GO(run_all(&w, bw_store_streams(store), config->time_limit));
-    BW_GO(add_up(&w, perplexity, tokens));
+    int status = prepare(&w, store, tokenizer, which, path, config);
+    if (status == BW_OK)
+        status = take(&w, p);
+    BW_GO(bw_agree(grid, status));
+    status = run_all(&w, bw_store_streams(store), config->time_limit);
+    if (status == BW_OK || status == BW_STOPPED) {
+        int given = give(&w, p);
+        status = given == BW_OK ? status : given;
+    }
 done:
     bw_transformer_free(&w.transformer);
     bw_batch_free(&w.batch);
@@ -120,4 +136,46 @@ done:
     bw_free(w.group);
     bw_free(w.losses);
     return status;
+}
+
+double bw_perplexity_value(const bw_perplexity *p)
+{
+    double sum = 0, loss;
+    for (int64_t i = 0; i < p->done; ++i) {
+        memcpy(&loss, &p->losses[i], sizeof loss);
+        sum += loss;
+    }
+    return p->tokens ? exp(sum / (double)p->tokens) : 0;
+}
+
+int bw_perplexity_keep(const bw_perplexity *p, bw_text *out)
+{
+    bw_text bytes = {0};
+    int status = bw_text_add(&bytes, &p->tokens, sizeof p->tokens);
+    if (status == BW_OK && p->done > 0)
+        status = bw_text_add(&bytes, p->losses, (size_t)p->done * sizeof *p->losses);
+    if (status == BW_OK)
+        status = bw_kept_add(out, p->done, bytes.data, (int64_t)bytes.length);
+    bw_text_free(&bytes);
+    return status;
+}
+
+int bw_perplexity_restore(bw_perplexity *p, bw_kept *kept)
+{
+    const char *bytes;
+    int64_t length;
+    BW_TRY(bw_kept_next(kept, INT32_MAX, &p->done, &bytes, &length));
+    if (length != (p->done + 1) * (int64_t)sizeof *p->losses)
+        return bw_fail(BW_DATA, "%s: %lld bytes for %lld batches of the perplexity; delete the file to do it again", kept->path, (long long)length,
+                       (long long)p->done);
+    memcpy(&p->tokens, bytes, sizeof p->tokens);
+    BW_TRY(BW_NEW(p->losses, p->done, purpose));
+    memcpy(p->losses, bytes + sizeof p->tokens, (size_t)p->done * sizeof *p->losses);
+    return BW_OK;
+}
+
+void bw_perplexity_free(bw_perplexity *p)
+{
+    bw_free(p->losses);
+    *p = (bw_perplexity){0};
 }

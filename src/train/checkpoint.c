@@ -62,7 +62,6 @@ typedef struct transfer {
     bw_state *state;
     bw_h5 *h5;
     const char *path;
-    bw_text *hints;     /* as MPI gives them back, where somebody asks */
     int64_t *exponents; /* had before the file is opened: no rank runs out of memory between two collectives */
 } transfer;
 
@@ -134,8 +133,6 @@ static int write_file(transfer *t, const bw_list *hints, const char *settings, c
 {
     BW_TRY(bw_h5_create(&t->h5, t->grid, temporary, hints));
     int status = bw_h5_claim(t->h5, (int64_t)bw_checkpoint_bytes(t->state));
-    if (status == BW_OK && t->hints)
-        status = bw_h5_add_hints(t->h5, t->hints);
     int64_t complete = 1;
     if (status == BW_OK)
         status = for_each_pair(t->state, write_pair, t);
@@ -205,10 +202,10 @@ static int list_steps(const char *folder, int64_t *steps, int most)
     return count;
 }
 
-static int step_path(bw_text *out, const char *folder, int64_t step)
+static int step_path(bw_text *out, const char *folder, int64_t step, const char *tail)
 {
     char name[STEP_NAME];
-    step_name(name, step, "");
+    step_name(name, step, tail);
     return bw_path(out, folder, name);
 }
 
@@ -224,7 +221,7 @@ static void delete_old(const char *folder, int64_t step, int64_t keep)
         bw_text path = {0};
         if (steps[i] > step || kept++ < (keep > 0 ? keep : 1))
             continue;
-        if (step_path(&path, folder, steps[i]) == BW_OK && unlink(path.data) != 0)
+        if (step_path(&path, folder, steps[i], "") == BW_OK && unlink(path.data) != 0)
             bw_warn("%s: cannot delete this old checkpoint; delete it by hand if space is short", path.data);
         bw_text_free(&path);
     }
@@ -297,20 +294,19 @@ static int prepare(const char *folder, const char *temporary, unsigned mode, dou
     return BW_OK;
 }
 
-int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode,
-                        bw_text *hints)
+int bw_checkpoint_write(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, int64_t keep, unsigned mode)
 {
     double start = bw_now();
     bw_state copy = *state;
-    transfer t = {.grid = grid, .state = &copy, .hints = hints};
+    transfer t = {.grid = grid, .state = &copy};
     bw_text path = {0}, temporary = {0}, settings = {0};
     int status = transfer_create(&t);
     if (status == BW_OK)
         status = bw_config_yaml(config, BW_TRAIN, &settings);
     if (status == BW_OK)
-        status = step_path(&path, folder, state->step);
+        status = step_path(&path, folder, state->step, "");
     if (status == BW_OK)
-        status = bw_text_addf(&temporary, "%s.tmp", path.data);
+        status = step_path(&temporary, folder, state->step, ".tmp");
     if (status == BW_OK && grid->rank == 0)
         status = prepare(folder, temporary.data, mode, room_needed(state));
     BW_GO(bw_agree(grid, status));
@@ -330,6 +326,29 @@ done:
     bw_text_free(&settings);
     bw_event_add(BW_EVENT_CHECKPOINT, bw_now() - start, 0, bw_checkpoint_bytes(state));
     return status;
+}
+
+static int open_and_close(const bw_grid *grid, const bw_list *hints, const char *path, bw_text *taken)
+{
+    bw_h5 *h5;
+    BW_TRY(bw_h5_create(&h5, grid, path, hints));
+    int status = bw_h5_add_hints(h5, taken), closed = bw_h5_close(&h5);
+    return status == BW_OK ? closed : status;
+}
+
+int bw_checkpoint_try(const bw_grid *grid, const bw_state *state, const bw_config *config, const char *folder, unsigned mode, bw_text *hints)
+{
+    bw_text temporary = {0};
+    int status = step_path(&temporary, folder, state->step, ".tmp");
+    if (status == BW_OK && grid->rank == 0)
+        status = prepare(folder, temporary.data, mode, 0);
+    BW_GO(bw_agree(grid, status));
+    status = bw_agree(grid, grid->replica == 0 ? open_and_close(grid, &config->mpi_hints, temporary.data, hints) : BW_OK);
+    if (grid->rank == 0)
+        unlink(temporary.data);
+done:
+    bw_text_free(&temporary);
+    return explain(status, room_needed(state));
 }
 
 /* ---- read ------------------------------------------------------------------------------------------------------------ */
@@ -449,7 +468,7 @@ int bw_checkpoint_read(const bw_grid *grid, bw_state *state, const char *folder_
     BW_TRY(shared_steps(grid, folder_or_file, steps, &count));
     for (int i = 0; i < count; i++) {
         bw_text path = {0};
-        int status = bw_agree(grid, step_path(&path, folder_or_file, steps[i]));
+        int status = bw_agree(grid, step_path(&path, folder_or_file, steps[i], ""));
         if (status == BW_OK)
             status = read_file(grid, state, path.data, &foreign);
         bw_text_free(&path);

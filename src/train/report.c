@@ -74,11 +74,20 @@ static int add_memory(const bw_grid *grid, bw_text *out)
     return bw_agree(grid, status);
 }
 
+/* Parallel efficiency and its two factors, as the POP centre of excellence defines them: useful is what is not spent between ranks. Collective. */
+static int add_efficiency(const bw_grid *grid, double useful, double whole, bw_text *out)
+{
+    row r;
+    BW_TRY(row_of(grid, &(bw_event_sum){.seconds = useful}, &r));
+    return bw_text_addf(out, "parallel efficiency: %.1f%% = load balance %.1f%% x communication %.1f%%\n", 100 * r.mean / whole,
+                        100 * r.mean / r.slowest, 100 * r.slowest / whole);
+}
+
 /* Collective: a rank that runs out of memory for the text goes on to the end, where all agree. */
 static int add_rows(const bw_trainer *t, double whole, bw_text *out)
 {
     const bw_grid *grid = t->grid;
-    double named = 0, talk = 0;
+    double named = 0, talk = 0, useful = whole;
     int status = bw_text_addf(out, "%-12s %9s %11s %11s %12s %10s %11s %7s\n", "event", "count", "fastest, s", "slowest, s", "Gflop", "GFLOP/s",
                               "MiB", "share");
     for (int event = 0; event < BW_EVENTS; event++) {
@@ -87,7 +96,10 @@ static int add_rows(const bw_trainer *t, double whole, bw_text *out)
         row r;
         BW_TRY(row_of(grid, &mine, &r));
         named += mine.seconds;
-        talk += event == BW_EVENT_GATHER || event == BW_EVENT_REDUCE ? r.mean : 0;
+        if (event == BW_EVENT_GATHER || event == BW_EVENT_REDUCE) {
+            talk += r.mean;
+            useful -= mine.seconds;
+        }
         if (status == BW_OK && r.count > 0)
             status = add_row(out, bw_event_name((bw_event)event), &r, grid->size, whole);
     }
@@ -97,7 +109,8 @@ static int add_rows(const bw_trainer *t, double whole, bw_text *out)
         status = add_row(out, "other", &rest, grid->size, whole);
     if (status == BW_OK)
         status = bw_text_addf(out, "between ranks (gather, reduce): %.1f%% of %.1f s\n", 100 * talk / whole, whole);
-    return status;
+    int added = add_efficiency(grid, useful, whole, out);
+    return status == BW_OK ? added : status;
 }
 
 /* What the row "gather" holds of streamed weights, and what went on behind compute. Collective on world. */

@@ -12,6 +12,7 @@ static const double LOSS_UNIT = 1.0 / (1ll << 30); /* losses are summed as integ
 
 typedef struct step_sum {
     int64_t loss, tokens, answers;
+    bool due; /* some rank's clock or count says that it is time for a checkpoint */
     double norm;
 } step_sum;
 
@@ -80,9 +81,7 @@ static int run_micro_batches(bw_trainer *t, int64_t count, int64_t answers, step
     *sum = (step_sum){.answers = answers};
     bw_reduce_begin(t->reduce);
     for (int64_t round = 0; round < rounds; round++) {
-        int64_t which = round * t->grid->size + t->grid->rank;
-        if (which >= M)
-            which = M; /* no sample is in group M: an empty micro-batch, which keeps streamed weights in step */
+        int64_t which = bw_plan_deal(&t->plan, round, t->grid->rank, t->grid->size); /* M: an empty one, which keeps streamed weights in step */
         BW_TRY(bw_batch_fill(&t->batch, &t->data, t->samples, t->group, count, (int32_t)which));
         collecting context = {.trainer = t, .adds = t->batch.T > 0, .launches = round == rounds - 1};
         bw_pass pass = {.seed = (uint64_t)t->config->seed,
@@ -143,6 +142,70 @@ static int update(bw_trainer *t, double lr, double norm)
     return BW_OK;
 }
 
+/* ---- when to stop and when to save ---------------------------------------------------------------------------------------
+ * Neither has a meeting of the ranks for itself: that a checkpoint is due travels with the sums of the step, and a wish to stop with the
+ * agreement on its end. */
+typedef struct watch {
+    double tried, longest_step, longest_save; /* tried: when the last checkpoint was written, or would not be */
+    int64_t tried_step;
+} watch;
+
+static bool checkpoint_due(const bw_trainer *t, const watch *w)
+{
+    const bw_config *config = t->config;
+    bool by_clock = config->checkpoint_minutes > 0 && bw_now() - w->tried >= config->checkpoint_minutes * 60;
+    return by_clock || (config->checkpoint_steps > 0 && t->state.step - w->tried_step >= config->checkpoint_steps);
+}
+
+/* How long a checkpoint may take: until one was written, as long as on a slow file system. */
+static double save_seconds(const bw_trainer *t, const watch *w)
+{
+    const double pause = 10, rate = 50e6; /* seconds, bytes a second */
+    return w->longest_save > 0 ? w->longest_save : pause + bw_checkpoint_bytes(&t->state) / rate;
+}
+
+/* BW_STOPPED: this rank knows of a reason. */
+static int go_on(const bw_trainer *t, const watch *w)
+{
+    bw_stop stop = t->state.step < t->steps ? bw_stop_wanted(t->config->time_limit, w->longest_step + save_seconds(t, w)) : BW_STOP_NONE;
+    return stop == BW_STOP_NONE ? BW_OK
+                                : bw_fail(BW_STOPPED, "stopped after step %" PRId64 " of %" PRId64 " (%s); checkpoint in %s", t->state.step, t->steps,
+                                          bw_stop_reason(stop), t->output.checkpoints.data);
+}
+
+static int save(bw_trainer *t, watch *w)
+{
+    double start = bw_now();
+    int status = bw_checkpoint_write(t->grid, &t->state, t->config, t->output.checkpoints.data, t->config->keep, t->mode);
+    w->tried = bw_now();
+    w->tried_step = t->state.step;
+    if (status == BW_OK)
+        w->longest_save = fmax(w->longest_save, w->tried - start);
+    return status;
+}
+
+/* One that is not the last word: where it finds no room, --checkpoint-error says whether the run ends for it. */
+static int save_on_the_way(bw_trainer *t, watch *w)
+{
+    int status = save(t, w);
+    if (status != BW_IO || strcmp(t->config->checkpoint_error, "continue") != 0)
+        return status;
+    bw_warn("no checkpoint of step %" PRId64 ", and the run goes on, as --checkpoint-error says: %s", t->state.step, bw_error());
+    bw_error_clear();
+    return BW_OK;
+}
+
+/* The words of the stop wait until the checkpoint that they speak of is there. */
+static int save_and_stop(bw_trainer *t, watch *w)
+{
+    char words[1024];
+    snprintf(words, sizeof words, "%s", bw_error());
+    bw_error_clear();
+    BW_TRY(save(t, w));
+    bw_info("%s", words);
+    return BW_STOPPED;
+}
+
 /* ---- one step ------------------------------------------------------------------------------------------------------------ */
 
 static int64_t answers_of(const bw_trainer *t, int64_t count)
@@ -177,7 +240,7 @@ static int summed_gradient(bw_trainer *t, step_sum *sum)
     return bw_fail(BW_DATA, "step %" PRId64 ": gradients overflow every fixed-point scale; lower --lr or set --max-grad-norm", t->state.step + 1);
 }
 
-static int one_step(bw_trainer *t, double lr, step_sum *sum)
+static int one_step(bw_trainer *t, const watch *w, double lr, step_sum *sum)
 {
     BW_TRY(summed_gradient(t, sum));
     bw_span span = bw_span_begin();
@@ -194,51 +257,11 @@ static int one_step(bw_trainer *t, double lr, step_sum *sum)
     bw_timeline_add("update", -1, span.start, start);
     bw_timeline_add("gather", -1, start, end);
     bw_event_add(BW_EVENT_GATHER, end - start, 0, (double)bw_adapter_parameters(t->adapter) * sizeof(float));
-    int64_t values[2] = {sum->loss, sum->tokens};
-    BW_TRY(bw_sum_ints(t->grid, values, 2));
+    int64_t values[3] = {sum->loss, sum->tokens, checkpoint_due(t, w)};
+    BW_TRY(bw_sum_ints(t->grid, values, 3));
     sum->loss = values[0];
     sum->tokens = values[1];
-    return BW_OK;
-}
-
-/* ---- when to stop and when to save --------------------------------------------------------------------------------------- */
-typedef struct watch {
-    double saved, longest_step, longest_save;
-    int64_t saved_step;
-} watch;
-
-/* How long a checkpoint may take: until one was written, as long as on a slow file system. */
-static double save_seconds(const bw_trainer *t, const watch *w)
-{
-    const double pause = 10, rate = 50e6; /* seconds, bytes a second */
-    return w->longest_save > 0 ? w->longest_save : pause + bw_checkpoint_bytes(&t->state) / rate;
-}
-
-static int look_around(bw_trainer *t, const watch *w, bw_stop *stop, bool *save)
-{
-    int64_t since = t->state.step - w->saved_step;
-    bool by_clock = t->config->checkpoint_minutes > 0 && bw_now() - w->saved >= t->config->checkpoint_minutes * 60;
-    bool by_steps = t->config->checkpoint_steps > 0 && since >= t->config->checkpoint_steps;
-    int64_t flags[2] = {bw_stop_wanted(t->config->time_limit, w->longest_step + save_seconds(t, w)), by_clock || by_steps};
-    BW_TRY(bw_max_ints(t->grid, flags, 2));
-    *stop = (bw_stop)flags[0];
-    *save = flags[0] != 0 || flags[1] != 0;
-    return BW_OK;
-}
-
-static int save(bw_trainer *t, watch *w)
-{
-    double start = bw_now();
-    bw_text hints = {0};
-    bool first = w->longest_save == 0;
-    int status = bw_checkpoint_write(t->grid, &t->state, t->config, t->output.checkpoints.data, t->config->keep, t->mode, first ? &hints : NULL);
-    if (status == BW_OK && first)
-        bw_info("checkpoints in %s; MPI-IO hints: %s", t->output.checkpoints.data, hints.data ? hints.data : "");
-    bw_text_free(&hints);
-    BW_TRY(status);
-    w->saved = bw_now();
-    w->saved_step = t->state.step;
-    w->longest_save = fmax(w->longest_save, w->saved - start);
+    sum->due = values[2] > 0;
     return BW_OK;
 }
 
@@ -268,36 +291,38 @@ static void show_progress(const bw_trainer *t, const step_sum *sum, double lr, d
 
 enum { NOTED_STEPS = 2 }; /* the timeline is of the second step of a start, for the first meets memory that nobody has touched; or of the only one */
 
+/* Everything that one rank may find at the end of a step, in one agreement. */
+static int end_step(bw_trainer *t, watch *w, const step_sum *sum, double lr, double seconds)
+{
+    w->longest_step = fmax(w->longest_step, seconds);
+    int status = log_step(t, sum, lr, seconds);
+    if (status == BW_OK)
+        status = go_on(t, w);
+    status = bw_agree(t->grid, status);
+    if (status == BW_STOPPED)
+        return save_and_stop(t, w);
+    return status == BW_OK && sum->due && t->state.step < t->steps ? save_on_the_way(t, w) : status;
+}
+
 int bw_trainer_run(bw_trainer *t)
 {
-    watch w = {.saved = bw_now(), .saved_step = t->state.step};
+    const int64_t first = t->state.step;
+    watch w = {.tried = bw_now(), .tried_step = first};
     double tokens = 0, seconds = 0;
-    int64_t first = t->state.step;
     while (t->state.step < t->steps) {
         double start = bw_now(), lr = bw_learning_rate(t->config->schedule, t->config->lr, t->config->warmup, t->state.step, t->steps);
         step_sum sum;
         if (t->state.step < first + NOTED_STEPS)
             bw_timeline_begin();
-        BW_TRY(one_step(t, lr, &sum));
+        BW_TRY(one_step(t, &w, lr, &sum));
         bw_timeline_end();
         double took = bw_now() - start;
         tokens += (double)sum.tokens;
         seconds += took;
-        w.longest_step = fmax(w.longest_step, took);
-        BW_TRY(bw_agree(t->grid, log_step(t, &sum, lr, took)));
         show_progress(t, &sum, lr, tokens / seconds, seconds / (double)(t->state.step - first));
-        bw_stop stop;
-        bool due;
-        BW_TRY(look_around(t, &w, &stop, &due));
-        if (due && t->state.step < t->steps)
-            BW_TRY(save(t, &w));
-        if (stop && t->state.step < t->steps) {
-            bw_info("stopped after step %" PRId64 " of %" PRId64 " (%s); checkpoint in %s", t->state.step, t->steps, bw_stop_reason(stop),
-                    t->output.checkpoints.data);
-            return BW_STOPPED;
-        }
+        BW_TRY(end_step(t, &w, &sum, lr, took));
     }
-    if (t->state.step > w.saved_step)
+    if (t->state.step > first)
         BW_TRY(save(t, &w)); /* the adapter is written next; if that fails, nothing is lost */
     if (seconds > 0)
         bw_info("%s: %" PRId64 " steps, %.0f tokens in %.1f s: %.0f tokens/s", t->config->stage, t->state.step - first, tokens, seconds,

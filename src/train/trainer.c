@@ -303,6 +303,22 @@ static int announce_memory(const bw_trainer *t)
     return BW_OK;
 }
 
+/* A run of hours should not find out at its first checkpoint that none can be written. Collective on world. */
+static int try_checkpoints(const bw_trainer *t)
+{
+    bw_text hints = {0};
+    int status = bw_checkpoint_try(t->grid, &t->state, t->config, t->output.checkpoints.data, t->mode, &hints);
+    if (status == BW_OK)
+        bw_info("  checkpoints in %s; MPI-IO hints taken: %s", t->output.checkpoints.data, hints.data);
+    else if (status == BW_IO && strcmp(t->config->checkpoint_error, "continue") == 0) {
+        bw_warn("%s", bw_error());
+        bw_error_clear();
+        status = BW_OK;
+    }
+    bw_text_free(&hints);
+    return status;
+}
+
 static void announce(const bw_trainer *t)
 {
     const bw_grid *g = t->grid;
@@ -396,7 +412,9 @@ int bw_train(const bw_grid *grid, const bw_config *config)
         bw_info("stage %s is done: %s", config->stage, t.output.adapter.data);
     if (status == BW_OK && !finished) {
         announce(&t);
-        status = announce_memory(&t);
+        status = try_checkpoints(&t);
+        if (status == BW_OK)
+            status = announce_memory(&t);
         if (status == BW_OK)
             status = bw_trainer_run(&t);
         if (status == BW_OK)

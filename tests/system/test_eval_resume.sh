@@ -10,17 +10,22 @@ figures() { grep -vE '"(ranks|tokens|seconds|tokens_per_s)":' "$1/summary.json";
 
 note "one batch a rank at a time"
 starts=0
-until grep -qx 'eval: going on after 30 answers' out; do # the perplexity, which then begins, cannot be had in parts
+status=75
+until [ "$status" -eq 0 ]; do
   starts=$((starts + 1))
-  [ $starts -le 12 ] || fail "it does not come to an end"
+  [ $starts -le 20 ] || fail "it does not come to an end"
   begin $((starts % 3 + 1)) "${eval[@]}" --time-limit 0.0001 --output parts
   end
-  [ "$status" -eq 75 ] || fail "exit code $status of start $starts"
-  [ $starts -eq 1 ] || grep -Eq '^eval: going on after [0-9]+ answers$' out || fail "start $starts begins again"
+  [ "$status" -eq 75 ] || [ "$status" -eq 0 ] || fail "exit code $status of start $starts"
+  [ $starts -eq 1 ] || grep -Eq '^eval: going on after [0-9]+ answers and [0-9]+ batches of the perplexity$' out || fail "start $starts begins again"
 done
-[ $starts -ge 5 ] || fail "the limit did not stop it"
-run 2 "${eval[@]}" --output parts
+[ $starts -ge 8 ] || fail "the limit did not stop it"
+grep -Eq '^eval: going on after 30 answers and [1-9]' out || fail "the perplexity was not had in parts"
 cmp whole/answers.jsonl parts/answers.jsonl || fail "other answers"
+rate() { sed -n 's/.*"tokens_per_s": //p' "$1/summary.json"; }
+tokens() { sed -n 's/.*"tokens": \([0-9]*\),/\1/p' "$1/summary.json"; }
+[ "$(tokens parts)" -eq "$(tokens whole)" ] || fail "tokens of the last start only"
+awk "BEGIN { exit !($(rate parts) < 2 * $(rate whole)) }" || fail "$(rate parts) tokens/s in parts, $(rate whole) at once: seconds of the last start only"
 diff <(figures whole) <(figures parts) || fail "other figures"
 [ "$(ls parts | grep -c part$)" -eq 0 ] || fail "answers.part stays behind"
 

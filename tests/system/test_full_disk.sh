@@ -48,4 +48,31 @@ for ranks in 1 2 3; do
   ends_like whole disk/run 6 "a disk that was full"
 done
 
+for ranks in 1 2; do
+  note "told to continue, $ranks ranks"
+  rm -rf disk/*
+  leave_free $((4096 + bytes * 3 / 2048))
+  begin "$ranks" "${six[@]}" --checkpoint-error continue --output disk/run
+  end
+  [ "$status" -eq 74 ] || fail "exit code $status where its last checkpoint finds no room"
+  each_step_once disk/run 6
+  [ "$(grep -c 'warning: no checkpoint of step 4, and the run goes on' err)" -eq 1 ] || fail "not one warning of step 4"
+  [ "$(checkpoints disk/run)" = 2 ] || fail "the checkpoint of step 2 is not alone: $(ls disk/run/checkpoints)"
+  whole_checkpoints disk/run
+  rm disk/ballast
+  run "$ranks" "${six[@]}" --output disk/run
+  ends_like whole disk/run 6 "a disk that was full while the run went on"
+done
+
+note "no room from the start: said before the first step"
+rm -rf disk/*
+leave_free 2048
+expect_fail 74 "disk/full/checkpoints/step-000000.h5.tmp: .*make room" 2 "${six[@]}" --output disk/full
+[ ! -s disk/full/metrics.jsonl ] || fail "a step was taken"
+expect_fail 74 "disk/full/checkpoints/step-000006.h5.tmp: .*make room" 2 "${six[@]}" --checkpoint-error continue --output disk/full
+each_step_once disk/full 6
+rm disk/ballast
+run 2 "${six[@]}" --output disk/full
+ends_like whole disk/full 6 "a disk that had no room for any checkpoint"
+
 note "done"

@@ -151,6 +151,12 @@ static void cut_slowly(const bw_dataset *dataset, const int64_t *samples, int64_
         loads[to] += dataset->samples[samples[next]].length;
         group[next] = (int32_t)to;
     }
+    int32_t number[64] = {0}; /* of a group: how many come before it */
+    for (int64_t i = 0; i < groups; i++)
+        for (int64_t j = 0; j < groups; j++)
+            number[i] += loads[j] > loads[i] || (loads[j] == loads[i] && j < i);
+    for (int64_t i = 0; i < count; i++)
+        group[i] = number[group[i]];
 }
 
 static void ties_go_to_the_first_of_the_lightest_groups(void **state)
@@ -169,6 +175,37 @@ static void ties_go_to_the_first_of_the_lightest_groups(void **state)
         assert_memory_equal(group, expected, (size_t)count * sizeof *group);
     }
     bw_dataset_free(&dataset);
+}
+
+/* Every group is computed once, by one rank, however many there are; who has nothing left is told so. */
+static void every_group_is_dealt_once(void **state)
+{
+    (void)state;
+    for (int64_t groups = 1; groups <= 40; groups++)
+        for (int ranks = 1; ranks <= 9; ranks++) {
+            const bw_plan plan = {.micro_batches = groups};
+            int taken[40] = {0};
+            for (int64_t round = 0; round < (groups + ranks - 1) / ranks; round++)
+                for (int rank = 0; rank < ranks; rank++) {
+                    const int64_t which = bw_plan_deal(&plan, round, rank, ranks);
+                    assert_in_range(which, 0, groups);
+                    if (which < groups)
+                        taken[which]++;
+                }
+            for (int64_t i = 0; i < groups; i++)
+                assert_int_equal(taken[i], 1);
+        }
+}
+
+/* Two heavy ones do not meet on a rank while another has two light ones. */
+static void heavy_and_light_go_together(void **state)
+{
+    const bw_plan plan = {.micro_batches = 4};
+    (void)state;
+    assert_int_equal(bw_plan_deal(&plan, 0, 0, 2), 0);
+    assert_int_equal(bw_plan_deal(&plan, 1, 0, 2), 3);
+    assert_int_equal(bw_plan_deal(&plan, 0, 1, 2), 1);
+    assert_int_equal(bw_plan_deal(&plan, 1, 1, 2), 2);
 }
 
 /* 10^9 steps are not walked, and what is said instead is enough for every one. */
@@ -296,6 +333,8 @@ int main(void)
         cmocka_unit_test(every_permutation_is_as_likely),
         cmocka_unit_test(groups_are_balanced_and_all_samples_are_in_one),
         cmocka_unit_test(ties_go_to_the_first_of_the_lightest_groups),
+        cmocka_unit_test(every_group_is_dealt_once),
+        cmocka_unit_test(heavy_and_light_go_together),
         cmocka_unit_test(a_very_long_run_is_sized_by_a_bound),
         cmocka_unit_test(packing_keeps_every_token_target_and_place),
         cmocka_unit_test(more_groups_than_samples_leave_some_empty),
