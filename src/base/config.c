@@ -411,7 +411,8 @@ static int read_argument(cursor *cursor, const bw_option **option, const char **
         *value = "true";
     if (!*value && cursor->at < cursor->argc && strncmp(cursor->argv[cursor->at], "--", 2))
         *value = cursor->argv[cursor->at++];
-    return *value ? BW_OK : bw_fail(BW_USAGE, "%s: needs a value (%s: %s)", where->data, (*option)->argument, (*option)->help);
+    return *value ? BW_OK
+                  : bw_fail(BW_USAGE, "%s: needs a value (%s: %.*s)", where->data, (*option)->argument, bw_option_gist(*option), (*option)->help);
 }
 
 int bw_arguments_visit(bw_command command, int argc, char **argv, bw_option_visitor visit, void *context)
@@ -457,6 +458,15 @@ int bw_config_parse(bw_config *config, bw_command command, int argc, char **argv
 
 /* ---- what options must be there together --------------------------------------------------------------------------- */
 
+static int ask_for(bw_command command, const bw_option *option)
+{
+    const char *name = bw_command_name(command);
+    bool word = option->offset == offsetof(bw_config, input);
+    return bw_fail(BW_USAGE, "%s: needs %s%s %s: %.*s%s%s; see 'breakwater help %s' or 'man breakwater-%s'", name, word ? "" : "--",
+                   word ? "a" : option->name, option->argument, bw_option_gist(option), option->help, option->choices ? ", one of: " : "",
+                   option->choices ? option->choices : "", name, name);
+}
+
 static bool is_set(const bw_config *config, const bw_option *option)
 {
     const void *from = (const char *)config + option->offset;
@@ -493,11 +503,8 @@ static int check_train(const bw_config *config)
 int bw_config_check(const bw_config *config, bw_command command)
 {
     for (int i = 0; i < bw_option_count; i++)
-        if (bw_options[i].required & (unsigned)command && !is_set(config, &bw_options[i])) {
-            bool word = bw_options[i].offset == offsetof(bw_config, input);
-            return bw_fail(BW_USAGE, "%s: needs %s%s %s: %s", bw_command_name(command), word ? "" : "--", word ? "a" : bw_options[i].name,
-                           bw_options[i].argument, bw_options[i].help);
-        }
+        if (bw_options[i].required & (unsigned)command && !is_set(config, &bw_options[i]))
+            return ask_for(command, &bw_options[i]);
     if (command == BW_TRAIN)
         return check_train(config);
     if ((command == BW_MERGE || command == BW_EVAL) && strcmp(config->resume, "auto") && strcmp(config->resume, "never"))

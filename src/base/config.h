@@ -33,6 +33,9 @@ enum { BW_OPTIONS_AT_MOST = 96 };
 /* Options that are about reading the configuration, not part of it: never echoed. */
 bool bw_option_is_echoed(const bw_option *option);
 
+/* Bytes of its help that say what it is; what follows is about this or that command, or a special value. */
+int bw_option_gist(const bw_option *option);
+
 bool bw_option_taken(const bw_option *option, bw_command command);
 const bw_option *bw_option_find(bw_command command, const char *name); /* NULL: unknown to this command */
 /* BW_USAGE, naming the nearest option of the command, and the commands that do take it. where: "--lr" or "FILE:3: lr". */

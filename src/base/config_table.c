@@ -255,6 +255,11 @@ bool bw_option_is_echoed(const bw_option *option)
     return option->offset != offsetof(bw_config, config_file);
 }
 
+int bw_option_gist(const bw_option *option)
+{
+    return (int)strcspn(option->help, ";");
+}
+
 bool bw_option_taken(const bw_option *option, bw_command command)
 {
     return option->commands & (command == BW_RUN ? (unsigned)BW_RUN | STAGES : (unsigned)command) &&

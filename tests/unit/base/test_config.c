@@ -359,8 +359,9 @@ static void what_a_command_cannot_do_without_is_asked_for(void **state)
         bw_command command;
         const char *options, *error; /* options: name=value separated by blanks */
     } cases[] = {
-        {BW_TRAIN, "", "train: needs --model PATH"},
-        {BW_TRAIN, "model=m data=d output=o", "needs --stage"},
+        {BW_TRAIN, "",
+         "train: needs --model PATH: base model: a Hugging Face folder or a GGUF file; see 'breakwater help train' or 'man breakwater-train'"},
+        {BW_TRAIN, "model=m data=d output=o", "needs --stage NAME: what is trained, one of: align buffer reinforce user sft; see"},
         {BW_TRAIN, "model=m data=d output=o stage=sft micro-batches=9", "--micro-batches 9 is more than --batch 8"},
         {BW_TRAIN, "model=m data=d output=o stage=sft", NULL},
         {BW_TRAIN, "model=m data=d output=o stage=user", "give --buffer DIR"},
