@@ -382,20 +382,32 @@ typedef struct cursor {
     bw_command command;
     int argc, at;
     char **argv;
+    const bw_option *before; /* whose value was read last; NULL: none yet */
     bool seen[BW_OPTIONS_AT_MOST];
 } cursor;
+
+/* A word without an option: the command's input, or one value too many of the option before it. */
+static int read_word(const cursor *cursor, const char *word, const bw_option **option, const char **value, bw_text *where)
+{
+    const bw_option *before = cursor->before;
+    *option = bw_option_find(cursor->command, "input");
+    *value = word;
+    bool spare = !*option || cursor->seen[*option - bw_options];
+    if (spare && before && before->kind == BW_KIND_PATHS)
+        return bw_fail(BW_USAGE, "'%s': --%s takes one %s; repeat it for each: --%s %s", word, before->name, before->argument, before->name, word);
+    if (spare && before && before->argument && !strcmp(before->argument, "LIST"))
+        return bw_fail(BW_USAGE, "'%s': --%s takes a list with commas and without blanks: a,b,...", word, before->name);
+    return *option ? bw_text_addf(where, "%s", (*option)->argument)
+                   : bw_fail(BW_USAGE, "'%s': %s takes options only (--name value)", word, bw_command_name(cursor->command));
+}
 
 /* What an argument says: the option, its value (maybe the next argument), and its name for messages. */
 static int read_argument(cursor *cursor, const bw_option **option, const char **value, bw_text *where)
 {
     const char *argument = cursor->argv[cursor->at++];
     where->length = 0;
-    if (argument[0] != '-') {
-        *option = bw_option_find(cursor->command, "input");
-        *value = argument;
-        return *option ? bw_text_addf(where, "%s", (*option)->argument)
-                       : bw_fail(BW_USAGE, "'%s': %s takes options only (--name value)", argument, bw_command_name(cursor->command));
-    }
+    if (argument[0] != '-')
+        return read_word(cursor, argument, option, value, where);
     const char *name = argument + (strncmp(argument, "--", 2) ? 1 : 2), *equals = strchr(name, '=');
     BW_TRY(bw_text_addf(where, "--%.*s", (int)(equals ? equals - name : (ptrdiff_t)strlen(name)), name));
     *value = equals ? equals + 1 : NULL;
@@ -429,6 +441,7 @@ int bw_arguments_visit(bw_command command, int argc, char **argv, bw_option_visi
             BW_GO(bw_fail(BW_USAGE, "%s: is given twice", where.data));
         BW_GO(visit(context, option, value, where.data, !*seen));
         *seen = true;
+        cursor.before = option;
     }
 done:
     bw_text_free(&where);

@@ -281,6 +281,17 @@ static void an_option_of_another_command_is_unknown_and_says_whose_it_is(void **
     REFUSED(BW_TRAIN, "takes options only", "word");
 }
 
+static void a_value_too_many_says_how_a_list_is_given(void **state)
+{
+    (void)state;
+    REFUSED(BW_TRAIN, "'b': --data takes one FILE; repeat it for each: --data b", "--data", "a", "b");
+    REFUSED(BW_EVAL, "repeat it for each: --adapter b", "--adapter=a", "b");
+    REFUSED(BW_RUN, "repeat it for each: --data b", "p.yaml", "--data", "a", "b");
+    REFUSED(BW_MERGE, "'0.5': --alpha takes a list with commas and without blanks", "--alpha", "0.1", "0.5");
+    REFUSED(BW_TRAIN, "takes options only", "--data", "a", "--lr", "1e-4", "b");
+    REFUSED(BW_TRAIN, "takes options only", "--quiet", "b");
+}
+
 static void values_are_checked_and_the_message_says_what_is_taken(void **state)
 {
     (void)state;
@@ -533,6 +544,7 @@ int main(void)
         cmocka_unit_test(options_win_over_the_file),
         cmocka_unit_test(an_unknown_option_names_the_nearest),
         cmocka_unit_test(an_option_of_another_command_is_unknown_and_says_whose_it_is),
+        cmocka_unit_test(a_value_too_many_says_how_a_list_is_given),
         cmocka_unit_test(values_are_checked_and_the_message_says_what_is_taken),
         cmocka_unit_test(lists_end_at_their_limit),
         cmocka_unit_test(hints_are_collected_and_must_name_key_and_value),
