@@ -107,12 +107,14 @@ static int report(int status, int rank)
 
 static int unknown_command(const char *name)
 {
+    static const char *const options[] = {"--help", "--version"};
     const char *names[COMMANDS];
     for (int i = 0; i < COMMANDS; i++)
         names[i] = bw_commands[i].name;
-    const char *nearest = bw_nearest(name, names, COMMANDS);
-    return bw_fail(BW_USAGE, "unknown command '%s'.%s%s%s 'breakwater --help' lists all.", name, nearest ? " Did you mean '" : "",
-                   nearest ? nearest : "", nearest ? "'?" : "");
+    bool option = name[0] == '-';
+    const char *nearest = option ? bw_nearest(name, options, sizeof options / sizeof *options) : bw_nearest(name, names, COMMANDS);
+    return bw_fail(BW_USAGE, "unknown %s '%s'.%s%s%s 'breakwater --help' lists all%s.", option ? "option" : "command", name,
+                   nearest ? " Did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "", option ? " commands, which come first" : "");
 }
 
 /* ---- run -------------------------------------------------------------------------------------------------------------- */

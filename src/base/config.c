@@ -23,7 +23,7 @@ int bw_string_copy(char **to, const char *from)
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
 
-static bool in_words(const char *words, const char *text)
+bool bw_in_words(const char *words, const char *text)
 {
     size_t length = strlen(text);
     for (const char *at = words; *at; at += strspn(at, " ")) {
@@ -43,7 +43,7 @@ static int check_text(const bw_option *option, const char *text, const char *whe
     for (const char *at = text; *at; at++)
         if ((unsigned char)*at < 0x20 || *at == 0x7f)
             return bw_fail(BW_USAGE, "%s: '%s' contains a control character", where, text);
-    if (option->choices && !in_words(option->choices, text))
+    if (option->choices && !bw_in_words(option->choices, text))
         return bw_fail(BW_USAGE, "%s: '%s' is not one of: %s", where, text, option->choices);
     if (option->valid && !option->valid(text))
         return bw_fail(BW_USAGE, "%s: '%s' is not a valid value (%s)", where, text, option->help);
@@ -409,7 +409,7 @@ static int read_argument(cursor *cursor, const bw_option **option, const char **
     if (argument[0] != '-')
         return read_word(cursor, argument, option, value, where);
     const char *name = argument + (strncmp(argument, "--", 2) ? 1 : 2), *equals = strchr(name, '=');
-    BW_TRY(bw_text_addf(where, "--%.*s", (int)(equals ? equals - name : (ptrdiff_t)strlen(name)), name));
+    BW_TRY(bw_text_addf(where, "%.*s", (int)(equals ? equals - argument : (ptrdiff_t)strlen(argument)), argument));
     *value = equals ? equals + 1 : NULL;
     *option = name == argument + 2 ? bw_option_find(cursor->command, where->data + 2) : NULL;
     if (!*option && !equals && !strncmp(where->data, "--no-", 5)) {
@@ -418,7 +418,7 @@ static int read_argument(cursor *cursor, const bw_option **option, const char **
         *value = "false";
     }
     if (!*option)
-        return bw_option_unknown(cursor->command, where->data + 2, where->data);
+        return bw_option_unknown(cursor->command, where->data + (name - argument), where->data);
     if (!*value && (*option)->kind == BW_KIND_FLAG)
         *value = "true";
     if (!*value && cursor->at < cursor->argc && strncmp(cursor->argv[cursor->at], "--", 2))

@@ -24,6 +24,7 @@ typedef struct bw_option {
     double low, high;
     const char *choices;             /* separated by blanks */
     bool (*valid)(const char *text); /* for what choices cannot say */
+    const char *elsewhere;           /* what other programs call it, separated by blanks: to suggest this one */
     const char *group, *argument, *help;
 } bw_option;
 
@@ -38,7 +39,7 @@ int bw_option_gist(const bw_option *option);
 
 bool bw_option_taken(const bw_option *option, bw_command command);
 const bw_option *bw_option_find(bw_command command, const char *name); /* NULL: unknown to this command */
-/* BW_USAGE, naming the nearest option of the command, and the commands that do take it. where: "--lr" or "FILE:3: lr". */
+/* BW_USAGE, naming the option of the command that may be meant, or the commands that do take it. where: "--lr", "-lr" or "FILE:3: lr". */
 int bw_option_unknown(bw_command command, const char *name, const char *where);
 const char *bw_command_name(bw_command command);
 
@@ -60,6 +61,7 @@ int bw_arguments_visit(bw_command command, int argc, char **argv, bw_option_visi
 /* Remember the line where an input of a stage was named last; other options are passed over. */
 void bw_input_note(bw_stage *stage, const bw_option *option, int line);
 
-int bw_string_copy(char **to, const char *from); /* bw_free; NULL stays NULL */
+bool bw_in_words(const char *words, const char *text); /* words: separated by blanks */
+int bw_string_copy(char **to, const char *from);       /* bw_free; NULL stays NULL */
 
 #endif

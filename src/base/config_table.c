@@ -114,15 +114,15 @@ const bw_option bw_options[] = {
 
     {"stage", BW_TRAIN | BW_PLAN, BW_TRAIN, TEXT(stage, NULL), .choices = "align buffer reinforce user sft",
      .group = METHOD, .argument = "NAME", .help = "what is trained"},
-    {"epochs", BW_TRAIN | BW_PLAN, 0, REAL(epochs, "3", 0.001, 100000),
+    {"epochs", BW_TRAIN | BW_PLAN, 0, REAL(epochs, "3", 0.001, 100000), .elsewhere = "num-epochs num-train-epochs",
      .group = METHOD, .argument = "X", .help = "passes over the data"},
-    {"steps", BW_TRAIN | BW_PLAN, 0, INT(steps, "0", 0, 1e9),
+    {"steps", BW_TRAIN | BW_PLAN, 0, INT(steps, "0", 0, 1e9), .elsewhere = "max-steps",
      .group = METHOD, .argument = "N", .help = "optimizer steps; 0: as many as the epochs need"},
     {"batch", BW_TRAIN | BW_PLAN | BW_BENCH, 0, INT(batch, "8", 1, 65536),
      .group = METHOD, .argument = "N", .help = "samples of one optimizer step, over all ranks"},
     {"micro-batches", BW_TRAIN | BW_PLAN, 0, INT(micro_batches, "0", 0, 65536),
      .group = METHOD, .argument = "N", .help = "pieces that a step is cut into and ranks take whole; 0: chosen at the first start"},
-    {"lr", BW_TRAIN, 0, REAL(lr, "1e-5", 0, 10),
+    {"lr", BW_TRAIN, 0, REAL(lr, "1e-5", 0, 10), .elsewhere = "learning-rate",
      .group = METHOD, .argument = "X", .help = "highest learning rate"},
     {"schedule", BW_TRAIN, 0, TEXT(schedule, "cosine"), .choices = "cosine linear constant",
      .group = METHOD, .argument = "NAME", .help = "learning rate after the warm-up"},
@@ -147,7 +147,7 @@ const bw_option bw_options[] = {
     {"seed", BW_TRAIN | BW_RUN | BW_PLAN | BW_BENCH, 0, INT(seed, "42", 0, 0x1p63),
      .group = METHOD, .argument = "N", .help = "of the order of rows, the new factors and the dropout"},
 
-    {"lora-r", BW_TRAIN | BW_PLAN | BW_BENCH, 0, INT(lora_r, "32", 1, 4096),
+    {"lora-r", BW_TRAIN | BW_PLAN | BW_BENCH, 0, INT(lora_r, "32", 1, 4096), .elsewhere = "rank lora-rank",
      .group = ADAPTER, .argument = "N", .help = "rank of the factors"},
     {"lora-alpha", BW_TRAIN | BW_BENCH, 0, REAL(lora_alpha, "64", 1e-6, 1e6),
      .group = ADAPTER, .argument = "X", .help = "the adapter is scaled by lora-alpha / lora-r"},
@@ -284,17 +284,28 @@ static int add_takers(bw_text *text, const char *name)
     return text->length ? bw_text_addf(text, ".") : BW_OK;
 }
 
-int bw_option_unknown(bw_command command, const char *name, const char *where)
+/* The option that may be meant: this one, given with one dash, one that other programs call so, or the nearest. NULL: none. */
+static const char *suggest(bw_command command, const char *name)
 {
     const char *candidates[BW_OPTIONS_AT_MOST];
     int count = 0;
-    for (int i = 0; i < bw_option_count; i++)
-        if (bw_option_taken(&bw_options[i], command))
-            candidates[count++] = bw_options[i].name;
+    for (int i = 0; i < bw_option_count; i++) {
+        const bw_option *option = &bw_options[i];
+        if (!bw_option_taken(option, command))
+            continue;
+        if (!strcmp(option->name, name) || (option->elsewhere && bw_in_words(option->elsewhere, name)))
+            return option->name;
+        candidates[count++] = option->name;
+    }
+    return bw_nearest(name, candidates, count);
+}
+
+int bw_option_unknown(bw_command command, const char *name, const char *where)
+{
     bw_text takers = {0};
-    int status = add_takers(&takers, name);
-    const char *nearest = takers.length ? NULL : bw_nearest(name, candidates, count), *command_name = bw_command_name(command);
-    const char *dashes = strncmp(where, "--", 2) ? "" : "--";
+    const char *dashes = where[0] == '-' ? "--" : "";
+    int status = *dashes && bw_option_find(command, name) ? BW_OK : add_takers(&takers, name);
+    const char *nearest = takers.length ? NULL : suggest(command, name), *command_name = bw_command_name(command);
     if (status == BW_OK && nearest)
         status = bw_fail(BW_USAGE, "%s: unknown to %s. Did you mean %s%s? 'breakwater %s --help' lists all.", where, command_name, dashes, nearest,
                          command_name);

@@ -249,6 +249,7 @@ train "a grid of more ranks than there are" 64 "grid 2x2.*2 rank" --grid 2x2
 train "replicas that do not divide the ranks" 64 "3 replica.*2 rank" --replicas 3
 train "a stage without its BufferLoRA" 64 "buffer" --stage user
 bad "an unknown command" 64 "trian.*train" trian
+expect_fail 64 "unknown option '--verson'\. Did you mean '--version'\?" 0 --verson
 bad "no model" 64 "model" train --stage sft --data rows.jsonl --output result
 bad "a merge without a ReinforceLoRA" 64 "reinforce" merge --model tiny --user kept/adapter --output result
 bad "nothing to evaluate" 64 "harmful" eval --model tiny --output result

@@ -268,7 +268,10 @@ static void an_unknown_option_names_the_nearest(void **state)
     REFUSED(BW_TRAIN, "Did you mean --warmup?", "--warmpu", "0.1");
     REFUSED(BW_TRAIN, "Did you mean --batch?", "--batch-size=4");
     REFUSED(BW_EVAL, "--zzzz: unknown to eval. 'breakwater eval --help' lists all", "--zzzz", "1");
-    REFUSED(BW_TRAIN, "--lr", "-lr", "1"); /* one dash is not an option */
+    REFUSED(BW_TRAIN, "-lr: unknown to train. Did you mean --lr?", "-lr", "1"); /* one dash is not an option */
+    REFUSED(BW_TRAIN, "-v: unknown to train. 'breakwater", "-v");
+    REFUSED(BW_TRAIN, "Did you mean --lr?", "--learning-rate=1e-4"); /* as other programs call it */
+    REFUSED(BW_TRAIN, "Did you mean --steps?", "--max-steps", "9");
     REFUSED(BW_TRAIN, "unknown", "--no-lr");
     REFUSED(BW_TRAIN, "unknown", "--");
 }
