@@ -500,6 +500,16 @@ static void help_lists_every_option_of_the_command(void **state)
 }
 
 /* The man pages and the completion are made of this. */
+/* Help and man page print a heading where the group changes. */
+static void options_of_a_group_stand_together(void **state)
+{
+    (void)state;
+    for (int i = 1; i < bw_option_count; i++)
+        for (int j = 0; strcmp(bw_options[i].group, bw_options[i - 1].group) && j < i; j++)
+            if (!strcmp(bw_options[i].group, bw_options[j].group))
+                fail_msg("the group '%s' of --%s began before, at --%s", bw_options[i].group, bw_options[i].name, bw_options[j].name);
+}
+
 static void every_option_that_a_command_takes_is_told_of(void **state)
 {
     (void)state;
@@ -556,6 +566,7 @@ int main(void)
         cmocka_unit_test(nothing_in_yaml_means_the_default),
         cmocka_unit_test(hostile_yaml_is_bounded),
         cmocka_unit_test(help_lists_every_option_of_the_command),
+        cmocka_unit_test(options_of_a_group_stand_together),
         cmocka_unit_test(every_option_that_a_command_takes_is_told_of),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
