@@ -7,6 +7,8 @@
 /* ---- JSON (jansson behind our checks) ----------------------------------------------------------------------------- */
 typedef struct bw_json bw_json; /* a value; children are borrowed from the root, the root is freed */
 int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *where); /* duplicate keys, bad UTF-8, depth: BW_DATA with line */
+/* The same of one line of a file: messages say this line, from 1, and the column in it. */
+int bw_json_parse_line(bw_json **out, const char *bytes, size_t length, const char *path, int64_t line);
 int bw_json_load(bw_json **out, const char *path);
 void bw_json_free(bw_json *root);
 typedef enum bw_json_type { BW_JSON_NULL, BW_JSON_BOOL, BW_JSON_INT, BW_JSON_REAL, BW_JSON_STRING, BW_JSON_ARRAY, BW_JSON_OBJECT } bw_json_type;

@@ -233,18 +233,23 @@ static bool blank(const char *bytes, size_t length)
     return true;
 }
 
+/* As lines of JSON that was printed for people end. */
+static bool is_open(const char *line, size_t length)
+{
+    while (length > 0 && blank(line + length - 1, 1))
+        length--;
+    return length > 0 && memchr("{[,:", line[length - 1], 4);
+}
+
 static int read_line(reader *in, const char *line, size_t length)
 {
-    bw_text where = {0};
     bw_json *root = NULL;
-    int status;
-    BW_GO(check_utf8(in->path, line, length, in->row));
-    BW_GO(bw_text_addf(&where, "%s: line %lld: in the row", in->path, (long long)in->row));
-    BW_GO(bw_json_parse(&root, line, length, where.data));
-    BW_GO(read_row(in, root));
-done:
+    BW_TRY(check_utf8(in->path, line, length, in->row));
+    if (is_open(line, length))
+        return wrong(in, "the line ends in the middle of its JSON", "", "write each row on one line, or all of them as one array [{...}, ...]");
+    BW_TRY(bw_json_parse_line(&root, line, length, in->path, in->row));
+    int status = read_row(in, root);
     bw_json_free(root);
-    bw_text_free(&where);
     return status;
 }
 
@@ -263,10 +268,26 @@ static int read_lines(reader *in, const char *bytes, size_t length)
     return BW_OK;
 }
 
+/* What a file is that is no text, by its first bytes; NULL: it may be rows. */
+static const char *binary_kind(const char *bytes, size_t length)
+{
+    static const char *const kinds[][2] = {
+        {"GGUF", "a model in GGUF"},     {"PAR1", "a Parquet file"},  {"\x89HDF", "an HDF5 file"},
+        {"PK\x03\x04", "a zip archive"}, {"\x1F\x8B", "a gzip file"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (length >= strlen(kinds[i][0]) && memcmp(bytes, kinds[i][0], strlen(kinds[i][0])) == 0)
+            return kinds[i][1];
+    return memchr(bytes, 0, length < 512 ? length : 512) ? "no text: it holds zero bytes" : NULL;
+}
+
 static int check_bytes(const char *path, const char *bytes, size_t length)
 {
     if (blank(bytes, length))
         return bw_fail(BW_DATA, "%s: the file is empty; expected a JSON array of rows, or one JSON object a line", path);
+    const char *kind = binary_kind(bytes, length);
+    if (kind)
+        return bw_fail(BW_DATA, "%s: this is %s; expected a JSON array of rows, or one JSON object a line", path, kind);
     if (length >= 3 && memcmp(bytes, "\xEF\xBB\xBF", 3) == 0)
         return bw_fail(BW_DATA, "%s: line 1: the file begins with a byte order mark (EF BB BF); save it as UTF-8 without one", path);
     return BW_OK;

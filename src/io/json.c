@@ -15,13 +15,13 @@ static const bw_json *outside(const json_t *value)
     return (const bw_json *)(const void *)value;
 }
 
-/* Checked here, because jansson's own message does not say what is wrong. */
-static int check_utf8(const char *bytes, size_t length, const char *where)
+/* Checked here, because jansson's own message does not say what is wrong. before: lines of the file before these bytes. */
+static int check_utf8(const char *bytes, size_t length, const char *where, int64_t before)
 {
     size_t good = bw_utf8_check((const uint8_t *)bytes, length);
     if (good == length)
         return BW_OK;
-    int64_t line = 1, column = 1;
+    int64_t line = before + 1, column = 1;
     for (size_t i = 0; i < good; i++) {
         line += bytes[i] == '\n';
         column = bytes[i] == '\n' ? 1 : column + 1;
@@ -29,10 +29,10 @@ static int check_utf8(const char *bytes, size_t length, const char *where)
     return bw_fail(BW_DATA, "%s: line %lld, byte %lld of it: 0x%02x is not UTF-8", where, (long long)line, (long long)column, (uint8_t)bytes[good]);
 }
 
-int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *where)
+static int parse(bw_json **out, const char *bytes, size_t length, const char *where, int64_t before)
 {
     *out = NULL;
-    BW_TRY(check_utf8(bytes, length, where));
+    BW_TRY(check_utf8(bytes, length, where, before));
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     json_error_t error;
     json_t *root = json_loadb(length ? bytes : "", length, flags, &error);
@@ -44,10 +44,21 @@ int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *w
     if (!root) {
         for (char *c = error.text; *c; c++) /* it quotes the input: nothing of that may steer a terminal */
             *c = (uint8_t)*c < 0x20 || *c == 0x7f ? ' ' : *c;
-        return bw_fail(BW_DATA, "%s: line %d, column %d: this is not valid JSON: %s", where, error.line, error.column, error.text);
+        return bw_fail(BW_DATA, "%s: line %lld, column %d: this is not valid JSON: %s", where, (long long)(before + error.line), error.column,
+                       error.text);
     }
     *out = (bw_json *)(void *)root;
     return BW_OK;
+}
+
+int bw_json_parse(bw_json **out, const char *bytes, size_t length, const char *where)
+{
+    return parse(out, bytes, length, where, 0);
+}
+
+int bw_json_parse_line(bw_json **out, const char *bytes, size_t length, const char *path, int64_t line)
+{
+    return parse(out, bytes, length, path, line - 1);
 }
 
 int bw_json_load(bw_json **out, const char *path)
