@@ -44,6 +44,13 @@ bool bw_template_chats(bw_template which); /* has a place for system texts and e
  * system text opens the user turn after it. */
 int bw_template_turns(bw_template which, const bw_turn *turns, int64_t count, bw_text *out);
 
+/* What opens a turn says which of ours a chat template, as models bring it, is: a name of --template, or NULL. */
+const char *bw_template_recognise(const char *text);
+/* Of a model folder or GGUF file: does it bring a chat template, and which of ours is it? Local. */
+int bw_template_of_model(const char *model_path, bool *there, const char **name);
+/* A warning where the model brings another one of ours than `which`. Local. */
+int bw_template_compare(bw_template which, const char *model_path);
+
 /* ---- dataset ------------------------------------------------------------------------------------------------------
  * JSON array or JSONL of {"instruction","input"?,"output"} or {"messages":[{role,content},...]} (last one assistant). */
 typedef struct bw_sample {

@@ -145,7 +145,7 @@ const bw_option bw_options[] = {
     {"answer-tokens", BW_PLAN, 0, INT(answer_tokens, "0", 0, 1 << 20),
      .group = METHOD, .argument = "N", .help = "of which in the answer; 0: half of them"},
     {"template", BW_TRAIN | BW_EVAL | BW_RUN | BW_PLAN, 0, TEXT(template_name, "alpaca"), .choices = "alpaca chatml llama3 gemma plain",
-     .group = METHOD, .argument = "NAME", .help = "how a row becomes a prompt"},
+     .group = METHOD, .argument = "NAME", .help = "how a row becomes a prompt; inspect names the one that a model brings"},
     {"on-unsupervised", BW_TRAIN | BW_PLAN, 0, TEXT(on_unsupervised, "drop"), .choices = "drop error",
      .group = METHOD, .argument = "NAME", .help = "what happens to rows that cannot be used; they are counted and named by line"},
     {"seed", BW_TRAIN | BW_RUN | BW_PLAN | BW_BENCH, 0, INT(seed, "42", 0, 0x1p63),

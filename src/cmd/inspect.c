@@ -19,6 +19,15 @@ static void print_model(const bw_source *source)
     print_hash(bw_source_fingerprint(source));
 }
 
+static int print_template(const char *model)
+{
+    bool there;
+    const char *name;
+    BW_TRY(bw_template_of_model(model, &there, &name));
+    printf("%-12s %s\n", "template", name ? name : there ? "a chat template, but none that --template knows" : "none");
+    return BW_OK;
+}
+
 static void print_value(const char *name, const bw_json *value)
 {
     if (bw_json_text(value, NULL))
@@ -74,7 +83,7 @@ int bw_cmd_inspect(const bw_config *config)
     printf("%-12s %s\n%-12s %s\n", "path", subject.path, "kind", subject.kind);
     if (subject.source)
         print_model(subject.source);
-    int status = strcmp(subject.kind, "adapter") == 0 ? print_adapter(&subject) : BW_OK;
+    int status = subject.source ? print_template(subject.path) : strcmp(subject.kind, "adapter") == 0 ? print_adapter(&subject) : BW_OK;
     if (status == BW_OK && subject.tensors)
         print_tensors(subject.tensors);
     else if (status == BW_OK) {

@@ -8,6 +8,7 @@ typedef struct template_row {
     const char *open[BW_ROLES]; /* what opens a turn of that role; NULL: the template has no turns */
     const char *close;          /* what closes a turn */
     const char *end;            /* what closes an answer in training; NULL: the tokenizer's eos */
+    const char *mark;           /* what only its turns open with; NULL: no model's chat template is this */
 } template_row;
 
 static const template_row TEMPLATES[] = {
@@ -15,16 +16,19 @@ static const template_row TEMPLATES[] = {
     [BW_TEMPLATE_CHATML] = {.name = "chatml",
                             .open = {"<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n"},
                             .close = "<|im_end|>\n",
-                            .end = "<|im_end|>"},
+                            .end = "<|im_end|>",
+                            .mark = "<|im_start|>"},
     [BW_TEMPLATE_LLAMA3] = {.name = "llama3",
                             .open = {"<|start_header_id|>system<|end_header_id|>\n\n", "<|start_header_id|>user<|end_header_id|>\n\n",
                                      "<|start_header_id|>assistant<|end_header_id|>\n\n"},
                             .close = "<|eot_id|>",
-                            .end = "<|eot_id|>"},
+                            .end = "<|eot_id|>",
+                            .mark = "<|start_header_id|>"},
     [BW_TEMPLATE_GEMMA] = {.name = "gemma",
                            .open = {NULL, "<start_of_turn>user\n", "<start_of_turn>model\n"},
                            .close = "<end_of_turn>\n",
-                           .end = "<end_of_turn>"},
+                           .end = "<end_of_turn>",
+                           .mark = "<start_of_turn>"},
     [BW_TEMPLATE_PLAIN] = {.name = "plain"},
 };
 enum { TEMPLATE_COUNT = sizeof TEMPLATES / sizeof TEMPLATES[0] };
@@ -48,6 +52,14 @@ int bw_template_find(const char *name, bw_template *out)
     const char *near = bw_nearest(name, names, TEMPLATE_COUNT);
     return bw_fail(BW_USAGE, "there is no prompt template '%s'%s%s%s; the templates are alpaca, chatml, llama3, gemma and plain", name,
                    near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+}
+
+const char *bw_template_recognise(const char *text)
+{
+    for (int i = 0; i < TEMPLATE_COUNT; i++)
+        if (TEMPLATES[i].mark && strstr(text, TEMPLATES[i].mark))
+            return TEMPLATES[i].name;
+    return NULL;
 }
 
 const char *bw_template_name(bw_template which)

@@ -75,6 +75,7 @@ static int check_inputs(eval *e)
     BW_TRY(bw_source_open(&e->source, config->model));
     BW_TRY(bw_tokenizer_open(&e->tokenizer, config->model));
     BW_TRY(bw_source_check_tokens(e->source, bw_tokenizer_vocab(e->tokenizer)));
+    BW_TRY(bw_template_compare(e->settings.which, config->model));
     e->settings.tokenizer = e->tokenizer;
     e->settings.batch = config->eval_batch;
     e->settings.max_new = config->max_new;

@@ -74,6 +74,7 @@ static int load_data(bw_trainer *t)
     BW_TRY(bw_source_check_tokens(t->source, bw_tokenizer_vocab(t->tokenizer)));
     bw_template which;
     BW_TRY(bw_template_find(config->template_name, &which));
+    BW_TRY(bw_template_compare(which, config->model));
     BW_TRY(bw_dataset_load(&t->data, t->tokenizer, &config->data, which, config->max_length, config->on_unsupervised));
     if (t->data.count == 0)
         return bw_fail(BW_DATA, "%s: no row with an answer token is left to train on", config->data.items[0]);

@@ -75,6 +75,13 @@ expect_fail 66 "once/qr: no adapter is in this folder; did you mean once/qr/adap
   --output nowhere
 run 1 eval --model once/base/model --adapter once/qr/adapter --task rows.jsonl --limit 1 --template chatml --max-new 1 --output other-template
 warnings | grep -q -- "--adapter once/qr/adapter was trained on prompts of the template plain, and these are of chatml" || fail "another template passes"
+rm -rf chats && cp -r once/base/model chats && echo '{"eos_token": "<|end|>", "chat_template": "<|im_start|>{{ role }}"}' >chats/tokenizer_config.json
+"$BW_PROGRAM" inspect chats | grep -qx 'template     chatml' || fail "inspect does not name the model's own template"
+"$BW_PROGRAM" inspect once/base/model | grep -qx 'template     none' || fail "inspect names a template of a model without one"
+run 2 eval --model chats --task rows.jsonl --limit 1 --template plain --max-new 1 --output not-its-own
+[ "$(warnings | grep -c -- "--model chats brings the chat template chatml, and these prompts are of plain")" -eq 1 ] || fail "not the model's own template, and not one warning"
+run 1 train --stage sft --model chats --data rows.jsonl --template plain --steps 2 --lora-r 3 --output not-its-own-either
+warnings | grep -q -- "--model chats brings the chat template chatml" || fail "training on another template than the model's own passes"
 run 2 merge --model once/base/model --user once/qr/adapter --method user --scale 1 --output again # and it loads as any adapter
 
 note "the wrong adapter in a merge"

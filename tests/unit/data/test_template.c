@@ -1,11 +1,5 @@
 /* Prompt texts are part of what a model has learned: every byte counts. */
-#include "breakwater/data.h"
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#include <cmocka.h>
+#include "byte_tokenizer.h"
 
 static void check_prompt(bw_template which, const char *instruction, const char *input, const char *expected)
 {
@@ -105,6 +99,41 @@ static void names_are_found_and_a_wrong_one_names_the_nearest(void **state)
     assert_string_equal(bw_template_end(BW_TEMPLATE_GEMMA), "<end_of_turn>");
 }
 
+static void check_own(const char *model, bool wanted_there, const char *wanted_name)
+{
+    bool there;
+    const char *name;
+    if (bw_template_of_model(model, &there, &name) != BW_OK)
+        fail_msg("%s", bw_error());
+    assert_int_equal(there, wanted_there);
+    assert_string_equal(name ? name : "", wanted_name);
+}
+
+static void a_models_own_template_is_known_by_what_opens_its_turns(void **state)
+{
+    (void)state;
+    const char *const files[][2] = {
+        {"{\"eos_token\": \"x\"}", NULL},
+        {"{\"chat_template\": null}", NULL},
+        {"{\"chat_template\": \"{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n'}}\"}", "chatml"},
+        {"{\"chat_template\": [{\"name\": \"default\", \"template\": \"<|start_header_id|>\"}]}", "llama3"},
+        {"{\"chat_template\": \"{{ '<start_of_turn>' + role }}\"}", "gemma"},
+        {"{\"chat_template\": \"[INST] {{ m }} [/INST]\"}", ""},
+    };
+    check_own(folder, false, "");
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        write_file("tokenizer_config.json", files[i][0]);
+        path_count--; /* the next one takes its place */
+        check_own(folder, files[i][1] != NULL, files[i][1] ? files[i][1] : "");
+    }
+    path_count++;
+    write_file("chat_template.jinja", "{{ '<|im_start|>' }}"); /* before the key */
+    check_own(folder, true, "chatml");
+    static const char gguf[] =
+        "GGUF\3\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\27\0\0\0\0\0\0\0tokenizer.chat_template\10\0\0\0\14\0\0\0\0\0\0\0<|im_start|>";
+    check_own(write_bytes("model.gguf", gguf, sizeof gguf - 1), true, "chatml");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +141,7 @@ int main(void)
         cmocka_unit_test(an_empty_input_is_no_input),
         cmocka_unit_test(conversations_keep_their_turns),
         cmocka_unit_test(a_single_user_turn_is_the_same_by_either_way),
+        TEST(a_models_own_template_is_known_by_what_opens_its_turns),
         cmocka_unit_test(names_are_found_and_a_wrong_one_names_the_nearest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
