@@ -365,8 +365,8 @@ typedef struct bw_pipeline {
 int bw_pipeline_load(bw_pipeline *pipeline, const char *path, int argc, char **argv);
 void bw_pipeline_free(bw_pipeline *pipeline);
 bool bw_stage_needs(const bw_stage *stage, int index); /* refers to stage `index` by `@name` */
-/* Can the inputs of the selected stages be read (NULL: of all), as far as they are not what an earlier stage makes? BW_NOINPUT names file, line,
- * stage, option and path of the first that cannot. Local. */
+/* Can the inputs of the selected stages be read (NULL: of all), as far as they are not what an earlier one of them makes? BW_NOINPUT names file,
+ * line, stage, option and path of the first that cannot, or the earlier stage that has to run before. Local. */
 int bw_pipeline_check_inputs(const bw_pipeline *pipeline, const bool *selected);
 
 #endif

@@ -124,6 +124,7 @@ note "some stages of a pipeline, and whose they are"
 cp -r once some && rm -r some/eval-qr some/eval-sft some/report.* # a finished pipeline but for its end
 run 1 run job.yaml --output some --only eval-qr
 [ -s some/eval-qr/summary.json ] && [ ! -e some/eval-sft ] && [ ! -e some/report.txt ] || fail "--only runs other stages, too"
+expect_fail 66 "job\.yaml: stage 'user' needs never/base/model of stage 'base', which is not done: run 'base' first" 2 run job.yaml --output never --only user
 expect_fail 64 "--only: no stage is named 'evil'" 2 run job.yaml --output some --only eval-qr,evil
 run 0 run job.yaml --output some --show stages
 printf '%s\n' "customer command stage state" "0 train align done" "0 merge base done" "0 train buffer done" "0 train reinforce done" "1 train user done" \

@@ -195,11 +195,12 @@ static void an_input_that_is_missing_is_named_by_line_and_stage(void **state)
                                "    adapter: ['@a/adapter']\n"
                                "    task: gone.jsonl\n";
     static const char *const words[] = {"--model", "gone.gguf"};
-    const bool only_a[] = {true, false};
+    const bool only_a[] = {true, false}, only_b[] = {false, true};
     bw_pipeline p;
     assert_int_equal(load(&p, yaml, 0, NULL), BW_OK);
     assert_missing(&p, NULL, "pipeline.yaml:8: b: task: gone.jsonl: No such file or directory");
     assert_int_equal(bw_pipeline_check_inputs(&p, only_a), BW_OK);
+    assert_missing(&p, only_b, "stage 'b' needs out/a/adapter of stage 'a', which is not done: run 'a' first (--only a,b runs both)");
     bw_pipeline_free(&p);
     assert_int_equal(load(&p, yaml, 2, words), BW_OK);
     assert_missing(&p, only_a, "a: --model: gone.gguf: No such file");
