@@ -128,6 +128,7 @@ done:
 
 typedef struct answering {
     bw_rounds rounds;
+    const char *set;
     int64_t before, done; /* before this start, and now */
 } answering;
 
@@ -135,7 +136,7 @@ static int after_batch(void *context, int64_t done, int64_t of)
 {
     answering *a = context;
     a->done = a->before + done;
-    bw_progress("eval: %lld of %lld answers", (long long)a->done, (long long)(a->before + of));
+    bw_progress("eval: %s, %lld of %lld answers", a->set, (long long)a->done, (long long)(a->before + of));
     return bw_rounds_next(&a->rounds, "eval, answers", a->done, a->before + of);
 }
 
@@ -162,7 +163,7 @@ int bw_answer_set_generate(const bw_grid *grid, bw_store *store, const bw_answer
     bw_tokens *prompts = NULL;
     bw_answer *answers = NULL;
     const int64_t first = set->done, left = set->count - first; /* first: of a batch, so that batches are what they would have been */
-    answering progress = {.rounds = bw_rounds_begin(settings->time_limit), .before = first};
+    answering progress = {.rounds = bw_rounds_begin(settings->time_limit), .set = set->name, .before = first};
     int status;
     BW_GO(bw_agree(grid, BW_NEW(prompts, set->count, purpose)));
     BW_GO(bw_agree(grid, BW_NEW(answers, left, purpose)));

@@ -325,7 +325,7 @@ int bw_trainer_run(bw_trainer *t)
     if (t->state.step > first)
         BW_TRY(save(t, &w)); /* the adapter is written next; if that fails, nothing is lost */
     if (seconds > 0)
-        bw_info("%s: %" PRId64 " steps, %.0f tokens in %.1f s: %.0f tokens/s", t->config->stage, t->state.step - first, tokens, seconds,
-                tokens / seconds);
+        bw_info("%s: %" PRId64 " step%s, %.0f tokens in %.1f s: %.0f tokens/s", t->config->stage, t->state.step - first,
+                t->state.step - first == 1 ? "" : "s", tokens, seconds, tokens / seconds);
     return BW_OK;
 }

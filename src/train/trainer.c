@@ -320,12 +320,25 @@ static int try_checkpoints(const bw_trainer *t)
     return status;
 }
 
+/* A short run may end before its warm-up has begun to rise. */
+static bool learns(const bw_trainer *t)
+{
+    const bw_config *c = t->config;
+    for (int64_t step = 0; c->lr > 0 && step < t->steps; step++)
+        if (bw_learning_rate(c->schedule, c->lr, c->warmup, step, t->steps) > 0)
+            return true;
+    return false;
+}
+
 static void announce(const bw_trainer *t)
 {
     const bw_grid *g = t->grid;
-    bw_info("stage %s: %" PRId64 " rows, %" PRId64 " tokens of which %" PRId64 " answer tokens; %" PRId64 " steps of %" PRId64 " rows in %" PRId64
-            " micro-batches",
-            t->config->stage, t->data.count, t->data.token_count, t->data.answer_tokens, t->steps, t->plan.batch, t->plan.micro_batches);
+    bw_info("stage %s: %" PRId64 " rows, %" PRId64 " tokens of which %" PRId64 " answer tokens; %" PRId64 " step%s of %" PRId64 " rows in %" PRId64
+            " micro-batch%s",
+            t->config->stage, t->data.count, t->data.token_count, t->data.answer_tokens, t->steps, t->steps == 1 ? "" : "s", t->plan.batch,
+            t->plan.micro_batches, t->plan.micro_batches == 1 ? "" : "es");
+    if (!learns(t))
+        bw_warn("the learning rate is 0 in every step: nothing is learned; give more --steps, --warmup 0, or an --lr above 0");
     if (t->data.dropped || t->data.merged_borders)
         bw_info("  rows left out: %" PRId64 "; rows where a token spans the border of prompt and answer: %" PRId64, t->data.dropped,
                 t->data.merged_borders);
@@ -335,9 +348,10 @@ static void announce(const bw_trainer *t)
     if (t->config->init_adapter)
         bw_info("  started from %s: its rank, alpha and targets count, not --lora-r, --lora-alpha and --targets", t->config->init_adapter);
     if (t->plan.micro_batches < g->size)
-        bw_warn("%d ranks, %" PRId64 " micro-batches a step: %" PRId64
-                " ranks idle; raise --micro-batches (at most --batch) in a new run, or use fewer ranks",
-                g->size, t->plan.micro_batches, g->size - t->plan.micro_batches);
+        bw_warn("%d ranks, %" PRId64 " micro-batch%s a step: %" PRId64
+                " rank%s idle; raise --micro-batches (at most --batch) in a new run, or use fewer ranks",
+                g->size, t->plan.micro_batches, t->plan.micro_batches == 1 ? "" : "es", g->size - t->plan.micro_batches,
+                g->size - t->plan.micro_batches == 1 ? "" : "s");
 }
 
 /* ---- finish ------------------------------------------------------------------------------------------------------------ */

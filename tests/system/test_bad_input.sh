@@ -167,6 +167,7 @@ printf '%s\n{"instruction": "a\xff", "output": "b"}\n' "$(rows 2)" | with_data "
 printf '%s\n{"instruction": "a", "output": \n' "$(rows 3)" | with_data "a line cut off" "line 4|:4"
 printf '%s\n{"instruction": "a", "answer": "b"}\n' "$(rows 1)" | with_data "a wrong key" "line 2|:2"
 printf '{"instruction": "a", "output": 7}\n' | with_data "an answer that is a number" "(line |:)1.*string"
+train "a model as data" 65 "model\.safetensors: this is no text: it holds zero bytes; expected a JSON array of rows" --data "$golden/model/model.safetensors"
 printf '[{"instruction": "a", "output": "b"},' | with_data "an array cut off" ":1|line 1"
 printf '{"instruction": "a", "instruction": "c", "output": "b"}\n' | with_data "a key twice" "line 1|:1"
 printf '%s\nno JSON\n{"instruction": "a\xff", "output": "b"}\n{"question": "a"}\n' "$(rows 3)" >bad.jsonl
@@ -241,6 +242,8 @@ train "a value that is no number" 64 "steps" --steps many
 printf '%s\n' '{"instruction": "a", "output": "b"}' '{"instruction": "c", "output": " "}' '{"instruction": "", "output": "d"}' >empty.jsonl
 run 1 train --stage sft --model "$golden/model" --template plain --data empty.jsonl --steps 1 --lora-r 4 --output empty
 warnings | grep -q 'empty.jsonl: 2 rows have an empty instruction or answer .*: line 2, 3$' || fail "rows that say nothing pass without a word"
+warnings | grep -q 'the learning rate is 0 in every step: nothing is learned' || fail "a run that learns nothing passes without a word"
+grep -q ' 1 step of 8 rows in 1 micro-batch$' out || fail "one is not counted as one"
 train "an unknown choice" 64 "schedule.*cosine" --schedule cosin
 train "another shape than the first adapter has" 64 "--lora-r: --init-adapter .*/init has r [0-9]+" --init-adapter "$golden/init" --lora-r 5
 expect_fail 64 "grid 3x3 .* does not fit one rank: start more ranks, or leave --grid and --replicas out$" 1 train --stage sft \
