@@ -110,6 +110,8 @@ void bw_matrix_free(bw_matrix *matrix);
 /* Visit the local blocks: callback gets global (i, j), extent, and the address of the block's first entry. */
 typedef int (*bw_block_visitor)(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block);
 int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context);
+/* Every shares-th local block, from `share`, on all threads: `visit` runs for several blocks at a time. The largest status of them. */
+int bw_matrix_visit_on_threads(const bw_matrix *matrix, int share, int shares, bw_block_visitor visit, void *context);
 /* A visited block (leading dimension: the piece's ld), to and from dense rows: out[r*ld + c] = block[r + c*block_ld] as fp32, and
  * block[r + c*block_ld] = in[r*ld + c] in the piece's type, rounded once. Between fp32 the bits stay. Pure. */
 void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols);

@@ -9,9 +9,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { ALIGNMENT = 64, NAME_BYTES = BW_MEM_NAME, LARGE = 1 << 20 };
+enum { ALIGNMENT = 64, NAME_BYTES = BW_MEM_NAME, LARGE = 1 << 20, CHUNK = 16 << 20 };
 
 typedef struct header { /* sits in front of every block */
+    void *start;        /* as calloc gave it */
     size_t bytes;
     int purpose;
 } header;
@@ -48,34 +49,60 @@ static void count(int purpose, int64_t bytes)
         total_peak = total_now;
 }
 
-void bw_mem_clear(void *start, int64_t bytes)
+/* Its pages, now: in one call where the kernel has it. What they hold stays. */
+static void populate(char *start, int64_t bytes)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t first = ((uintptr_t)start + page - 1) / page * page, end = ((uintptr_t)start + (uintptr_t)bytes) / page * page;
+    char *first = (char *)(((uintptr_t)start + page - 1) / page * page), *end = (char *)(((uintptr_t)start + (uintptr_t)bytes) / page * page);
 #ifdef MADV_POPULATE_WRITE
-    if (bytes >= LARGE && first < end)
-        (void)madvise((void *)first, end - first, MADV_POPULATE_WRITE); /* advice: where the kernel does not know it, memset meets the pages */
+    if (first >= end || madvise(first, (size_t)(end - first), MADV_POPULATE_WRITE) == 0)
+        return;
 #endif
-    memset(start, 0, (size_t)bytes);
+    for (volatile char *at = first; at < end; at += page)
+        *at = *at;
+}
+
+/* On all threads; small memory meets its pages when it is used. A small team would send the threads of the large ones home. */
+static void prepare(char *start, int64_t bytes, bool clear)
+{
+    const int64_t chunks = (bytes + CHUNK - 1) / CHUNK;
+    if (bytes < LARGE) {
+        if (clear)
+            memset(start, 0, (size_t)bytes);
+        return;
+    }
+#pragma omp parallel for
+    for (int64_t i = 0; i < chunks; i++) {
+        const int64_t from = bytes * i / chunks, to = bytes * (i + 1) / chunks;
+        populate(start + from, to - from);
+        if (clear)
+            memset(start + from, 0, (size_t)(to - from));
+    }
+}
+
+void bw_mem_clear(void *start, int64_t bytes)
+{
+    prepare(start, bytes, true);
 }
 
 void *bw_calloc(int64_t items, size_t size, const char *purpose)
 {
     size_t bytes;
-    if (items < 0 || __builtin_mul_overflow((size_t)items, size, &bytes) || bytes > (size_t)PTRDIFF_MAX - ALIGNMENT) {
+    if (items < 0 || __builtin_mul_overflow((size_t)items, size, &bytes) || bytes > (size_t)PTRDIFF_MAX - ALIGNMENT - sizeof(header)) {
         bw_fail(BW_SYSTEM, "%s: %lld x %zu bytes are more than memory can hold", purpose, (long long)items, size);
         return NULL;
     }
-    void *block;
-    if (posix_memalign(&block, ALIGNMENT, ALIGNMENT + bytes) != 0) {
+    char *start = calloc(1, bytes + ALIGNMENT + sizeof(header)); /* which knows what is fresh from the kernel and needs no clearing */
+    if (!start) {
         bw_fail(BW_SYSTEM, "out of memory: %s needs %zu bytes more; this rank holds %lld", purpose, bytes, (long long)bw_mem_now());
         return NULL;
     }
-    void *data = (char *)block + ALIGNMENT;
-    bw_mem_clear(data, (int64_t)bytes);
+    char *data = start + sizeof(header) + (ALIGNMENT - ((uintptr_t)start + sizeof(header)) % ALIGNMENT) % ALIGNMENT;
+    prepare(data, (int64_t)bytes, false);
     pthread_mutex_lock(&lock);
-    *(header *)block = (header){bytes, find_purpose(purpose)};
-    count(((header *)block)->purpose, (int64_t)bytes);
+    header *about = (header *)(void *)data - 1;
+    *about = (header){start, bytes, find_purpose(purpose)};
+    count(about->purpose, (int64_t)bytes);
     pthread_mutex_unlock(&lock);
     return data;
 }
@@ -84,11 +111,11 @@ void bw_free(void *pointer)
 {
     if (!pointer)
         return;
-    header *block = (header *)((char *)pointer - ALIGNMENT);
+    const header *about = (const header *)pointer - 1;
     pthread_mutex_lock(&lock);
-    count(block->purpose, -(int64_t)block->bytes);
+    count(about->purpose, -(int64_t)about->bytes);
     pthread_mutex_unlock(&lock);
-    free(block);
+    free(about->start);
 }
 
 void bw_mem_note(const char *purpose, int64_t bytes)

@@ -177,7 +177,7 @@ void bw_adapter_init(bw_adapter *adapter, uint64_t seed)
         if (!pair->present)
             continue;
         bw_key key = {.seed = seed, .purpose = BW_PURPOSE_INIT, .layer = (uint32_t)i};
-        bw_matrix_visit(&pair->A, init_block, &key);
+        bw_matrix_visit_on_threads(&pair->A, 0, 1, init_block, &key);
         memset(pair->B.data, 0, (size_t)(pair->B.rows * pair->B.cols) * sizeof(float));
     }
 }

@@ -10,6 +10,7 @@
  * unpacks a block, entry by entry in one order: the bits do not depend on grid, ranks or mode. Beside packed ones they run by themselves. */
 #include "model/adapter.h"
 #include "breakwater/num.h"
+#include <omp.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
@@ -56,18 +57,18 @@ typedef struct reader {
     const bw_source *source;
     int layer;
     bw_target target;
-    float *rows; /* a block as read */
-    int64_t bytes;
+    float *rows; /* a block as read, for each thread */
+    int64_t block_floats, bytes;
 } reader;
 
 static const bw_dtype piece_dtype[] = {[BW_PIECE_F32] = BW_F32, [BW_PIECE_BF16] = BW_BF16, [BW_PIECE_F16] = BW_F16};
 
 static int read_block(void *context, const bw_matrix *piece, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
 {
-    reader *reader = context;
-    BW_TRY(bw_source_read(reader->source, reader->layer, reader->target, i, rows, j, cols, reader->rows, cols));
-    bw_block_from_dense(block, piece->type, piece->ld, reader->rows, cols, rows, cols);
-    reader->bytes += bw_dtype_bytes(piece_dtype[piece->type], rows * cols);
+    const reader *reader = context;
+    float *mine = reader->rows + omp_get_thread_num() * reader->block_floats;
+    BW_TRY(bw_source_read(reader->source, reader->layer, reader->target, i, rows, j, cols, mine, cols));
+    bw_block_from_dense(block, piece->type, piece->ld, mine, cols, rows, cols);
     return BW_OK;
 }
 
@@ -98,7 +99,8 @@ static int read_piece(bw_store *store, reader *reader, const bw_config *config)
         bw_matrix_free(piece);
     if (!piece->data) /* else handed on by the layer before */
         BW_TRY(bw_matrix_create(piece, store->grid, outline.type, layout.m, layout.n, layout.mb, layout.nb, "weights, pieces"));
-    return bw_matrix_visit(piece, read_block, reader);
+    reader->bytes += bw_dtype_bytes(piece_dtype[piece->type], piece->rows * piece->cols);
+    return bw_matrix_visit_on_threads(piece, 0, 1, read_block, reader);
 }
 
 static int read_layer(bw_store *store, reader *reader, const bw_config *config)
@@ -468,8 +470,8 @@ static int load_layer(bw_store *store, reader *reader, const bw_config *config)
 
 static int load_layers(bw_store *store, const bw_config *config)
 {
-    reader reader = {.source = store->source};
-    int status = bw_agree(store->grid, BW_NEW(reader.rows, config->block * config->block, "weights, reading"));
+    reader reader = {.source = store->source, .block_floats = bw_line_round(config->block * config->block)};
+    int status = bw_agree(store->grid, BW_NEW(reader.rows, omp_get_max_threads() * reader.block_floats, "weights, reading"));
     for (; status == BW_OK && reader.layer < store->spec.n_layer; reader.layer++)
         status = load_layer(store, &reader, config);
     bw_free(reader.rows);

@@ -317,7 +317,7 @@ static void unpack_received(bw_gather *gather, const route *route, char *buffer)
     for (int i = 0; i < gather->count; i++) {
         bw_matrix piece = piece_at(gather->items[i].piece, route->position);
         piece.data = buffer;
-        bw_matrix_visit(&piece, unpack_block, &gather->items[i]);
+        bw_matrix_visit_on_threads(&piece, 0, 1, unpack_block, &gather->items[i]);
         buffer += slot_bytes(&piece);
     }
 }
@@ -335,7 +335,7 @@ static int wait_and_unpack(bw_gather *gather)
 {
     bw_gather_times *times = &gather->times;
     for (int i = 0; i < gather->count; i++) /* own pieces while the others' are on their way */
-        bw_matrix_visit_share(gather->items[i].piece, gather->share, gather->shares, unpack_block, &gather->items[i]);
+        bw_matrix_visit_on_threads(gather->items[i].piece, gather->share, gather->shares, unpack_block, &gather->items[i]);
     const double waits = bw_now();
     BW_TRY(await_receives(gather));
     const double goes_on = bw_now();

@@ -1,5 +1,6 @@
 /* matrix.c - block-cyclic matrices: the local piece and the way from and to a dense array. */
 #include "par/pieces.h"
+#include <omp.h>
 
 bw_matrix bw_matrix_outline(const bw_grid *grid, bw_piece_type type, int64_t m, int64_t n, int mb, int nb)
 {
@@ -59,6 +60,14 @@ int bw_matrix_visit_share(const bw_matrix *matrix, int share, int shares, bw_blo
 int bw_matrix_visit(const bw_matrix *matrix, bw_block_visitor visit, void *context)
 {
     return bw_matrix_visit_share(matrix, 0, 1, visit, context);
+}
+
+int bw_matrix_visit_on_threads(const bw_matrix *matrix, int share, int shares, bw_block_visitor visit, void *context)
+{
+    int status = BW_OK;
+#pragma omp parallel reduction(max : status)
+    status = bw_matrix_visit_share(matrix, share + shares * omp_get_thread_num(), shares * omp_get_num_threads(), visit, context);
+    return status;
 }
 
 /* ---- from and to a dense array ------------------------------------------------------------------------------------- */
