@@ -109,8 +109,8 @@ const bw_option bw_options[] = {
 
     {"only", BW_RUN, 0, TEXT(only, NULL),
      .group = FILES, .argument = "LIST", .help = "run these stages, separated by commas, and leave the report to the run of all"},
-    {"show", BW_RUN, 0, TEXT(show, "none"), .choices = "none stages report",
-     .group = FILES, .argument = "WHAT", .help = "run nothing: print the stages with whose they are and what is done, stale or open, or the report so far"},
+    {"show", BW_RUN, 0, TEXT(show, "none"), .choices = "none stages output report",
+     .group = FILES, .argument = "WHAT", .help = "run nothing: print the stages with whose they are and what is done, unfit, stale or open, the output folder, or the report so far"},
 
     {"stage", BW_TRAIN | BW_PLAN, BW_TRAIN, TEXT(stage, NULL), .choices = "align buffer reinforce user sft",
      .group = METHOD, .argument = "NAME", .help = "what is trained"},

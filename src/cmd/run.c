@@ -137,5 +137,9 @@ int bw_cmd_run(const bw_pipeline *pipeline)
     const char *show = pipeline->common.show;
     if (strcmp(show, "stages") == 0)
         return bw_stages_print(pipeline);
+    if (strcmp(show, "output") == 0) {
+        bw_info("%s", pipeline->common.output);
+        return BW_OK;
+    }
     return strcmp(show, "report") == 0 ? final_report(pipeline) : run_with_ranks(pipeline);
 }

@@ -130,6 +130,11 @@ run 0 run job.yaml --output some --show stages
 printf '%s\n' "customer command stage state" "0 train align done" "0 merge base done" "0 train buffer done" "0 train reinforce done" "1 train user done" \
   "2 train sft done" "1 merge naive done" "1 merge qr done" "2 eval eval-sft open" "1 eval eval-qr done" >expected
 diff expected out || fail "--show stages"
+run 0 run job.yaml --output some --show stages --max-hs 0 # the tiny model refuses nothing
+sed 's/ eval-qr done/ eval-qr unfit/' expected | diff - out || fail "a model that misses the gate is not unfit"
+grep -q 'warning: eval-qr is unfit: not fit to leave: HS .* is above --max-hs 0 (some/eval-qr/summary.json)' err || fail "nobody says why"
+run 0 run job.yaml --output some --show output
+[ "$(cat out)" = some ] || fail "--show output: $(cat out)"
 run 0 run job.yaml --output some --show report
 [ "$(table_of out | grep QR)" = "$(table_of first-output | grep QR)" ] && [ -s some/report.txt ] || fail "--show report"
 note "done"
