@@ -99,6 +99,18 @@ grep -ohE 'jobs/demo/[a-z0-9_]+\.jsonl' "$prefix/share/breakwater/jobs/demo/pipe
   [ -s "$prefix/share/breakwater/$file" ] || fail "the installed pipeline names $file, which is not there"
 done
 
+note "documents"
+for file in README.md docs/slurm.md docs/install.md jobs/demo/README.md; do
+  [ -s "$prefix/share/breakwater/$file" ] || fail "$file is not installed"
+done
+find "$prefix/share/breakwater" -name '*.md' | while read -r file; do
+  { grep -oE '\]\([^)#:]+' "$file" || true; } | sed 's/^](//' | while read -r link; do
+    [ -e "$(dirname "$file")/$link" ] || fail "$file links to $link, which is not installed"
+  done
+done
+(cd "$prefix/share/breakwater" && "$prefix/bin/breakwater" plan --model benchmarks/machines/llama-3-8b.json --machine benchmarks/machines/cluster.yaml --ranks 8) \
+  >out 2>err || fail "the plan of docs/scaling.md cannot be repeated with what is installed"
+
 note "the plan of the README, with the machine that is installed"
 "$prefix/bin/breakwater" plan --model "$BW_TEST_DATA/golden/tiny/model" --machine "$prefix/share/breakwater/machines/cluster.yaml" --ranks 8,16,32 >out 2>err ||
   fail "no plan with the installed machine file"
@@ -151,12 +163,23 @@ check_modules() { # NAME INIT
   done
   in_modules "$2" "module help breakwater/$version" >help || fail "$1: module help"
   grep -q 'srun .*breakwater run' help || fail "$1: module help says nothing: $(cat help)"
+  found=$(sed -n 's|^ *\$BREAKWATER_ROOT/\(.*slurm.md\)$|\1|p' help)
+  [ -s "$prefix/${found:-nowhere}" ] || fail "$1: module help names no document that is installed: $(cat help)"
   in_modules "$2" "module whatis breakwater/$version" >whatis || fail "$1: module whatis"
   grep -q 'Description: Fine-tuning' whatis || fail "$1: module whatis says nothing: $(cat whatis)"
   found=$(in_modules "$2" "module load breakwater/$version; module unload breakwater; echo root=\${BREAKWATER_ROOT-none}; ! command -v breakwater") ||
     fail "$1: module unload: $found"
   grep -qx root=none <<<"$found" || fail "$1: unloading leaves something: $found"
+  found=$(in_modules "$2" "module use '$work/outside/m'; module load breakwater/$version; echo file=\$_LMFILES_; echo root=\$BREAKWATER_ROOT") ||
+    fail "$1: modulefiles outside of the prefix: $found"
+  grep -q "^file=$work/outside/m/breakwater/" <<<"$found" && grep -qx "root=$prefix" <<<"$found" ||
+    fail "$1: a modulefile outside of the prefix takes what lies beside it for the program: $found"
 }
+# With an absolute BW_MODULE_DIR. As many folders above the modulefile as the prefix would be lies another program.
+sed 's|set(destination "[^"]*/modulefiles/breakwater")|set(destination "'"$work"'/outside/m/breakwater")|' "$BW_BUILD/modules/cmake_install.cmake" >outside.cmake
+cmake -DCMAKE_INSTALL_PREFIX="$prefix" -P outside.cmake >out 2>err || fail "cmake --install with modulefiles outside of the prefix"
+[ -s "outside/m/breakwater/$version.lua" ] || fail "modulefiles are not where BW_MODULE_DIR says"
+mkdir bin && touch bin/breakwater
 lmod=${LMOD_PKG:-/usr/share/lmod/lmod}/init/bash
 if [ -r "$lmod" ]; then check_modules Lmod "$lmod"; else skipped+=("Lmod: not installed"); fi
 # Debian's packages of the two exclude one another, so that environment-modules is unpacked here where it is not installed.
