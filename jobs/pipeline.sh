@@ -2,14 +2,20 @@
 # Submit a pipeline to Slurm: the provider's stages once; for every customer, a task of an array each, user, merge and eval; then the report.
 #   jobs/pipeline.sh CONFIG.yaml [--dry-run] [--publish FILE.sbatch] [--option value ...]
 # CONFIG.yaml is what `breakwater run` takes, and the options are those of `breakwater run`. A customer is a train stage `user` (or `sft`) and
-# all that refers to it. What is done or in the queue, for this file and --output and whatever the other options, is not submitted again: repeat
-# the command when customers were added or a job failed.
-# FILE.sbatch gets an array task for each customer who is evaluated now and passes (max-hs, min-fa), and CONFIG.yaml as its argument. Who was
-# evaluated before is published by hand: sbatch --array=CUSTOMER,... FILE.sbatch CONFIG.yaml.
+# all that refers to it. What is done or in the queue, for this file and its output folder and whatever the other options, is not submitted again:
+# repeat the command when customers were added or a job failed.
+# FILE.sbatch gets an array task for each customer whose evaluation is submitted now, or is in the queue, and passes (max-hs, min-fa), and
+# CONFIG.yaml as its argument. Who was evaluated before is published by hand: sbatch --array=CUSTOMER,... FILE.sbatch CONFIG.yaml.
 set -euo pipefail
 jobs=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "${BREAKWATER_SITE:-$jobs/site.conf}"
+help=$(sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0")
+for word in "$@"; do
+  case $word in -h | --help) echo "$help"; exit 0 ;; esac
+done
+. "$jobs/site.sh"
 
+# Which options take no value the program knows: --[no-]quiet in its help.
+flags=$(for command in run train merge eval; do "$program" "$command" --help; done | sed -n 's/^  --\[no-\]\([a-z0-9-]*\).*/ --\1 --no-\1 /p')
 config='' publish='' dry_run='' options=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -20,58 +26,73 @@ while [ $# -gt 0 ]; do
       [ -r "$publish" ] || { echo "pipeline.sh: --publish $publish: cannot be read" >&2; exit 66; }
       shift
       ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --*=*) options+=("$1") ;;
-    --*) # its value, unless it is a flag
+    --*)
       options+=("$1")
-      case ${2:---} in --*) ;; *) options+=("$2"); shift ;; esac
+      if [[ $flags != *" $1 "* && ${2:---} != --* ]]; then
+        options+=("$2")
+        shift
+      fi
       ;;
     *) [ -z "$config" ] || { echo "pipeline.sh: one CONFIG.yaml, not '$config' and '$1'" >&2; exit 64; }; config=$1 ;;
   esac
   shift
 done
-[ -n "$config" ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 64; }
-
-if [ -n "$modules" ]; then
-  command -v module >/dev/null || . "$module_init"
-  module load $modules
-fi
+[ -n "$config" ] || { printf 'pipeline.sh: no CONFIG.yaml in: %s\n%s\n' "${options[*]-}" "$help" >&2; exit 64; }
 
 if [ -z "$dry_run" ]; then # fails early, and in words
   for tool in sbatch squeue; do
     command -v "$tool" >/dev/null && continue
-    echo "pipeline.sh: there is no $tool here: submit where Slurm is; --dry-run needs none, nor does: $program run $config ${options[*]}" >&2
+    echo "pipeline.sh: there is no $tool here: submit where Slurm is; --dry-run needs none, nor does: $program run $config ${options[*]-}" >&2
     exit 69
   done
 fi
 
-stages=$("$program" run "$config" --show stages ${options[@]+"${options[@]}"})
-output=''
-for ((i = 0; i < ${#options[@]}; i++)); do
-  case ${options[i]} in
-    --output=*) output=$(realpath -m "${options[i]#*=}") ;;
-    --output) output=$(realpath -m "${options[i + 1]:-}") ;;
+# Two at once would both find the queue empty. What they share, on every login node, is the file; NFS locks only what is open for writing.
+if [ -z "$dry_run" ] && [ -r "$config" ]; then
+  if [ -w "$config" ]; then exec 9<>"$config"; else exec 9<"$config"; fi
+  locked=0
+  flock --wait 60 9 || locked=$?
+  case $locked in
+    0) ;;
+    1) echo "pipeline.sh: another pipeline.sh is at work on $config: the same command again later" >&2; exit 75 ;;
+    *) echo "pipeline.sh: $config cannot be locked here: see to it that nobody else submits it meanwhile" >&2 ;;
   esac
-done
-mark=$(printf '%s\n' "$(realpath "$config")" "$output" | cksum | cut -d' ' -f1) # names the jobs of this pipeline
+fi
 
-# A dry run needs no Slurm: where none answers soon (the client alone would try for a minute, each time) the queue counts as empty.
-no_queue=''
-if [ -n "$dry_run" ] && ! timeout 10 squeue --noheader --me >/dev/null 2>&1; then
-  no_queue=yes
+# ---- what is done, and what is in the queue
+
+stages=$("$program" run "$config" --show stages ${options[@]+"${options[@]}"})
+
+# stages_in CONDITION FIELD: the column of what fits, each once, in the order of the file; a condition of awk.
+stages_in() { awk "NR > 1 && ($1) && !seen[\$$2]++ { print \$$2 }" <<<"$stages"; }
+
+# The jobs of this pipeline are named by the file and the folder that it writes to; another way to write either does not make another pipeline.
+output=$("$program" run "$config" --show output ${options[@]+"${options[@]}"})
+mark=$(printf '%s\n' "$(realpath "$config")" "$(realpath -m -- "$output")" | cksum | cut -d' ' -f1)
+
+# $queue: name, job and customer of all jobs of this pipeline that wait or run. A dry run needs no Slurm: where none answers soon (the client alone
+# would try for a minute) the queue counts as empty.
+ask=(squeue --noheader --array --me --name="$(printf "%s-$mark," provider user merge eval publish report)" --format='%j %F %K')
+if [ -z "$dry_run" ]; then
+  queue=$("${ask[@]}") || { echo "pipeline.sh: squeue does not say what is in the queue: nothing is submitted" >&2; exit 69; }
+elif ! queue=$(timeout 10 "${ask[@]}" 2>/dev/null); then
+  queue=''
   echo "pipeline.sh: no Slurm answers here: shown as if nothing were in the queue" >&2
 fi
 
-# queued NAME,... FORMAT: jobs of this pipeline that wait or run.
-queued() {
-  [ -z "$no_queue" ] || return 0
-  local names=${1//,/-$mark,}-$mark found
-  found=$(squeue --noheader --array --me --name="$names" --format="$2") ||
-    { echo "pipeline.sh: squeue does not say what is in the queue: nothing more is submitted" >&2; return 69; }
-  sort -un <<<"$found"
-}
+# queued NAME|NAME FIELD: a column of $queue, each value once.
+queued() { sed -nE "s/^($1)-[0-9]+ //p" <<<"$queue" | cut -d' ' -f"$2" | sort -u; }
+
+list() { sort -n | paste -sd,; }
+
+stale=$(stages_in '$4 == "stale"' 3 | paste -sd,)
+[ -z "$stale" ] || echo "pipeline.sh: of other settings or inputs than now: $stale; remove these folders, or their jobs refuse to replace them" >&2
+unfit=$(stages_in '$4 == "unfit"' 3 | paste -sd,)
+[ -z "$unfit" ] || echo "pipeline.sh: evaluated, and not fit to leave (max-hs, min-fa): $unfit; the figures: $program run $config${options[*]:+ ${options[*]}} --show report" >&2
 
 # submit NAME SIZE DEPENDENCY ARRAY SCRIPT: the job is $id.
+submitted=''
 submit() {
   local line=(sbatch --parsable --job-name="$1-$mark" ${account:+--account="$account"} ${partition:+--partition="$partition"} $2)
   [ -z "$3" ] || line+=(--dependency="$3" --kill-on-invalid-dep=yes)
@@ -88,39 +109,47 @@ submit() {
   submitted=yes
 }
 
-stale=$(awk 'NR > 1 && $4 == "stale" { print $3 }' <<<"$stages" | paste -sd,)
-[ -z "$stale" ] || echo "pipeline.sh: of other settings or inputs than now: $stale; remove these folders, or their jobs refuse to replace them" >&2
-
 # ---- the provider
-submitted=''
-provider=$(queued provider %A)
-if [ -z "$provider" ] && awk '$1 == "0" && $4 != "done" { found = 1 } END { exit !found }' <<<"$stages"; then
+provider=$(queued provider 1)
+if [ -z "$provider" ] && [ -n "$(stages_in '$1 == 0 && $4 != "done" && $4 != "unfit"' 3)" ]; then
   submit provider "$size_train" '' '' "$jobs/provider.sbatch"
   provider=$id
 fi
 
 # ---- customers: those with anything left to do that is not in the queue
-open=$(awk 'NR > 1 && $1 > 0 && $4 != "done" { print $1 }' <<<"$stages" | sort -u)
-waiting=$(queued user,merge,eval %K)
-customers=$(comm -23 <(echo "$open") <(echo "$waiting" | sort) | sort -n | paste -sd,)
+evaluations=$(queued eval 1,2) # job and customer
+waiting=$(queued 'user|merge|eval' 2)
+report=$(queued report 1)
+customers=$(comm -23 <(stages_in '$1 > 0 && $4 != "done" && $4 != "unfit"' 1 | sort) <(echo "$waiting") | list)
 if [ -n "$customers" ]; then
   array=$customers%$customers_at_once
   submit user "$size_train" "${provider:+afterok:$provider}" "$array" "$jobs/user.sbatch"
   submit merge "$size_small" "aftercorr:$id" "$array" "$jobs/merge.sbatch"
   submit eval "$size_small" "aftercorr:$id" "$array" "$jobs/eval.sbatch"
-  evaluation=$id
-  if [ -n "$publish" ]; then # who has no evaluation has passed no gate, though the task of eval.sbatch that does nothing succeeds
-    judged=$(awk -v customers=",$customers," '$2 == "eval" && $4 != "done" && index(customers, "," $1 ",") { print $1 }' <<<"$stages" | sort -un | paste -sd,)
-    [ -z "$judged" ] || submit publish '' "aftercorr:$evaluation" "$judged%$customers_at_once" "$publish"
-  fi
+  evaluations+=$'\n'$(sed "s/^/$id /" <<<"${customers//,/$'\n'}")
+  report='' # the one in the queue does not wait for these
+fi
+evaluations=$(sed '/^$/d' <<<"$evaluations")
+evaluating=$(cut -d' ' -f1 <<<"$evaluations" | sort -u)
+
+# ---- publishing: who has no evaluation has passed no gate, though the task of eval.sbatch that does nothing succeeds
+if [ -n "$publish" ]; then
+  unpublished=$(comm -23 <(stages_in '$1 > 0 && $2 == "eval" && $4 != "done" && $4 != "unfit"' 1 | sort) <(queued publish 2))
+  for job in $evaluating; do
+    judged=$(comm -12 <(sed -n "s/^$job //p" <<<"$evaluations" | sort) <(echo "$unpublished") | list)
+    [ -z "$judged" ] || submit publish '' "aftercorr:$job" "$judged%$customers_at_once" "$publish"
+  done
+  passed=$(comm -23 <(stages_in '$1 > 0 && $2 == "eval" && $4 == "done"' 1 | sort) <({ stages_in '$1 > 0 && $4 != "done"' 1; queued publish 2; } | sort) | list)
+  [ -z "$passed" ] || echo "evaluated before, and fit; who is not published yet: sbatch --array=$passed $publish $config${options[*]:+ ${options[*]}}"
 fi
 
-# ---- the report, when the last of them is through, however it ended
-if [ -n "${evaluation:-}" ]; then
-  submit report '' "afterany:$evaluation" '' "$jobs/report.sbatch"
-elif [ -n "$submitted" ]; then
-  :
-elif [ -n "$provider$waiting" ]; then
+# ---- the report, when the last evaluation is through, however it ended
+if [ -n "$evaluating" ] && [ -z "$report" ]; then
+  submit report '' "afterany:$(paste -sd: <<<"$evaluating")" '' "$jobs/report.sbatch"
+fi
+
+[ -z "$submitted" ] || exit 0
+if [ -n "$provider$waiting" ]; then
   echo "nothing to submit: what is open is in the queue (squeue --me)"
 else
   echo "nothing to submit: everything is done ($program run $config${options[*]:+ ${options[*]}} --show report)"

@@ -59,22 +59,29 @@ for path in "$work/silent:$PATH" "$work/bare"; do
     fail "a dry run needs Slurm: $(cat err)"
 done
 ! PATH=$work/silent:$PATH bash "$jobs/pipeline.sh" service.yaml >dry 2>err || fail "submitted without a controller"
-grep -q '^pipeline.sh: squeue does not say what is in the queue: nothing more is submitted$' err && [ ! -s dry ] || fail "without a controller: $(cat err)"
+grep -q '^pipeline.sh: squeue does not say what is in the queue: nothing is submitted$' err && [ ! -s dry ] || fail "without a controller: $(cat err)"
 ! PATH=$work/bare bash "$jobs/pipeline.sh" service.yaml >dry 2>err || fail "submitted without sbatch"
 [ "$(wc -l <err)" -eq 1 ] && grep -q '^pipeline.sh: there is no sbatch here: .*--dry-run needs none' err || fail "without sbatch: $(cat err)"
 sed 's/others.jsonl/otters.jsonl/' service.yaml >wrong.yaml
 ! bash "$jobs/pipeline.sh" wrong.yaml --dry-run >dry 2>err || fail "a missing input passes the dry run"
 grep -q 'wrong.yaml:[0-9]*: user-bolt: data: otters.jsonl: No such file' err && [ ! -s dry ] || fail "a missing input: $(cat err)"
 
-note "the provider, two customers, the report"
-bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >submitted
+note "the provider, two customers, the report; two at once submit them once"
+for i in 1 2; do bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >"said.$i" & done
+wait
+cat said.? >submitted
+[ "$(grep -c '^provider: job' submitted)/$(grep -c '^nothing to submit' submitted)" = 1/1 ] || fail "two at once: $(cat submitted)"
+job_of() { sed -n "s/^$1: job \([0-9]*\).*/\1/p" "$2"; }
+scancel "$(job_of publish submitted)" "$(job_of report submitted)"
+bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >added
+[ "$(sed 's/ job [0-9]*//' added)" = $'publish:, customers 1,2\nreport:' ] || fail "jobs that are missing behind those in the queue: $(cat added)"
 bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >again
 grep -q '^nothing to submit' again || fail "what is in the queue was submitted again: $(cat again)"
 bash "$jobs/pipeline.sh" service.yaml --quiet >again
 grep -q '^nothing to submit' again || fail "what is in the queue was submitted again with another option: $(cat again)"
 bash "$jobs/pipeline.sh" service.yaml --output=elsewhere --dry-run >dry
 grep -q '^sbatch .*provider' dry || fail "another output folder is not another pipeline: $(cat dry)"
-report=$(sed -n 's/^report: job \([0-9]*\).*/\1/p' submitted)
+report=$(job_of report added)
 await_state "$report" COMPLETED
 for stage in buffer reinforce user-acme merge-acme user-bolt merge-bolt; do
   [ -s service/$stage/adapter/adapter_model.safetensors ] || fail "no adapter of $stage: $(tail -n 5 ./*.out)"
@@ -83,7 +90,7 @@ grep -Eq '^ACME  +[0-9]' report-*-"$report".out && grep -Eq '^Bolt  +[0-9]' repo
 [ "$(wc -l <service/times.csv)" -eq 9 ] || fail "times of $(wc -l <service/times.csv) stages"
 
 note "what misses its gate is evaluated, and not published"
-evaluation=$(sed -n 's/^eval: job \([0-9]*\).*/\1/p' submitted)
+evaluation=$(job_of eval submitted)
 [ -s service/eval-bolt/summary.json ] || fail "no summary of the model that missed its gate"
 [ "$(field "${evaluation}_2" ExitCode)" = 76:0 ] || fail "the evaluation that misses ends with $(field "${evaluation}_2" ExitCode)"
 [ "$(field "${evaluation}_1" ExitCode)" = 0:0 ] || fail "the evaluation that passes ends with $(field "${evaluation}_1" ExitCode)"
@@ -94,11 +101,21 @@ for _ in $(seq 50); do [ ! -e published-1 ] || [ -n "$(squeue --noheader)" ] || 
 [ -z "$(squeue --noheader)" ] || fail "jobs that can never run stay in the queue: $(squeue)"
 
 note "again: nothing is left to do"
-bash "$jobs/pipeline.sh" service.yaml >again
+bash "$jobs/pipeline.sh" service.yaml --publish publish.sbatch >again 2>err
 grep -q '^nothing to submit: everything is done' again && [ -z "$(squeue --noheader)" ] || fail "done twice: $(cat again)"
-
+grep -q '^pipeline.sh: evaluated, and not fit to leave (max-hs, min-fa): eval-bolt; the figures: .* --show report$' err || fail "nobody says who is not fit"
+grep -q '^evaluated before, and fit; .*: sbatch --array=1 publish.sbatch service.yaml$' again || fail "nobody says who may be published: $(cat again)"
 bash "$jobs/pipeline.sh" service.yaml --output=service >again
 grep -q -- 'everything is done (.* run service.yaml --output=service --show report)' again || fail "the hint is of another folder: $(cat again)"
+
+note "a launcher that starts no rank makes no model fit"
+mkdir idle && printf '#!/bin/sh\n' >idle/mpirun && chmod +x idle/mpirun
+site mpirun
+id=$(PATH=$work/idle:$PATH sbatch --parsable --array=1-2 --time=10 "$jobs/eval.sbatch" service.yaml)
+for i in 1 2; do await_state "${id}_$i" "$over"; done
+[ "$(field "${id}_1" ExitCode) $(field "${id}_2" ExitCode)" = "0:0 76:0" ] && grep -q 'eval-bolt misses max-hs or min-fa: not fit to leave' eval-*.out ||
+  fail "the gate is passed by a launcher that starts no rank: $(field "${id}_1" ExitCode) $(field "${id}_2" ExitCode)"
+site srun
 
 note "a customer's new data is not done"
 cp others.jsonl kept.jsonl
@@ -113,7 +130,7 @@ mv refusals.jsonl hidden.jsonl # an input of the provider and of the evaluations
 sbatch --wait --parsable --array=2 --time=10 "$jobs/user.sbatch" service.yaml >id || fail "a task fails for somebody else's input: $(cat user-"$(cut -d';' -f1 id)"*.out)"
 mv hidden.jsonl refusals.jsonl
 bash "$jobs/pipeline.sh" service.yaml >again
-await_state "$(sed -n 's/^report: job \([0-9]*\).*/\1/p' again)" COMPLETED
+await_state "$(job_of report again)" COMPLETED
 bash "$jobs/pipeline.sh" service.yaml >again
 grep -q '^nothing to submit: everything is done' again || fail "new data is not done in the end: $(cat again)"
 cp kept.jsonl others.jsonl
