@@ -15,11 +15,12 @@ stages:
 END
 newest() { ls "$1"/user/checkpoints | sed -n 's/^step-0*\([0-9]*\)\.h5$/\1/p' | sort -n | tail -n 1; }
 log() { cat user-"$1".out; }
-ranks_here() { # process ids of the ranks of all jobs
+ranks_in() { # JOB: process ids of its ranks
   local process
   for process in /proc/[0-9]*; do
     [ ! "$process/exe" -ef "$BW_PROGRAM" ] || ! grep -qz '^SLURM_PROCID=\|^OMPI_COMM_WORLD_RANK=' "$process/environ" 2>/dev/null ||
-      ! grep -qzx "SLURM_CONF=$SLURM_CONF" "$process/environ" 2>/dev/null || echo "${process#/proc/}"
+      ! grep -qzx "SLURM_CONF=$SLURM_CONF" "$process/environ" 2>/dev/null || ! grep -qzx "SLURM_JOB_ID=$1" "$process/environ" 2>/dev/null ||
+      echo "${process#/proc/}"
   done
 }
 # goes_on FROM: until the job says that it does.
@@ -47,6 +48,19 @@ run_stages customers train
 END
 late=$(sbatch --parsable --time=1 --ntasks=1 --cpus-per-task=1 late.sbatch long.yaml --output late --steps 1000000)
 
+note "a signal while modules are loaded: nothing is lost, and the job goes back into the queue"
+cp "$BREAKWATER_SITE" slow.conf
+echo 'modules=slow; module() { touch "loading-$SLURM_JOB_ID"; [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 6; }' >>slow.conf
+for signal in USR1 TERM; do
+  job_id=$(BREAKWATER_SITE=$work/slow.conf sbatch --parsable --ntasks=1 --time=10 "$jobs/user.sbatch" long.yaml --output "early $signal" --steps 3)
+  for _ in $(seq 300); do [ ! -e "loading-$job_id" ] || break; sleep 0.1; done
+  scancel --batch --signal=$signal "$job_id"
+  await_restart "$job_id" 1
+  await_state "$job_id" COMPLETED
+  log "$job_id" | grep -q "SIG$signal came before the ranks were started" && ! log "$job_id" | grep -q ': start 0 ' ||
+    fail "an early SIG$signal is not heard: $(log "$job_id")"
+done
+
 note "scontrol requeue, on two nodes"
 job_id=$(sbatch --parsable --nodes=2 --ntasks-per-node=1 --time=10 "$jobs/user.sbatch" long.yaml)
 await_step interrupted/user 50 "$job_id"
@@ -65,10 +79,24 @@ goes_on "$at"
 note "one rank killed by SIGKILL: the job ends within 30 s, and goes on when it is requeued"
 await_step interrupted/user $((at + 210)) "$job_id"
 began=$SECONDS
-kill -9 "$(ranks_here | tail -n 1)"
+kill -9 "$(ranks_in "$job_id" | tail -n 1)"
 await_state "$job_id" "$over"
 [ "$(state "$job_id")" = FAILED ] && [ "$(field "$job_id" ExitCode)" != 0:0 ] || fail "a killed rank leaves the job $(state "$job_id")"
 [ $((SECONDS - began)) -le 30 ] || fail "the job ended $((SECONDS - began)) s after its rank was killed"
+at=$(newest interrupted)
+scontrol requeue "$job_id"
+goes_on "$at"
+
+note "a second SIGTERM: ranks that come to no checkpoint leave at once"
+await_step interrupted/user $((at + 210)) "$job_id"
+kill -STOP $(ranks_in "$job_id")
+scancel --batch --signal=TERM "$job_id"
+sleep 3
+[ "$(state "$job_id")" = RUNNING ] || fail "the first SIGTERM ended ranks that had not stopped: $(log "$job_id")"
+began=$SECONDS
+scancel --batch --signal=TERM "$job_id"
+await_state "$job_id" "$over"
+[ $((SECONDS - began)) -le 30 ] && log "$job_id" | grep -q "a second SIGTERM: the ranks leave at once" || fail "the job ended $((SECONDS - began)) s after the second SIGTERM"
 at=$(newest interrupted)
 scontrol requeue "$job_id"
 goes_on "$at"

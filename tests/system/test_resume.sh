@@ -31,6 +31,23 @@ grep -q "resuming after step $at of 200" out || fail "it did not go on after ste
 run 4 "${long[@]}" --output stopped --grid 2x2 --weights stream
 ends_like whole stopped 200 "stopped twice"
 
+note "a second SIGTERM, more than a second after the first, ends a rank that comes to no checkpoint"
+begin 2 "${long[@]}" --output twice
+wait_for_step twice 71
+ranks=($(ranks_of "$job"))
+kill -STOP "${ranks[1]}" # the other waits for it
+kill -TERM "${ranks[0]}"
+sleep 2.1
+kill -0 "${ranks[0]}" 2>/dev/null || fail "the first SIGTERM ended a rank that had not stopped"
+began=$SECONDS
+kill -TERM "${ranks[0]}"
+end
+[ "$status" -eq 143 ] && [ $((SECONDS - began)) -lt 20 ] || fail "exit code $status, $((SECONDS - began)) s after the second SIGTERM"
+at=$(newest twice)
+run 2 "${long[@]}" --output twice
+grep -q "resuming after step $at of 200" out || fail "the last checkpoint does not count after a second SIGTERM"
+ends_like whole twice 200 "ended by a second SIGTERM"
+
 note "the wall clock"
 started=$SECONDS
 begin 2 "${train[@]}" --steps 1000000 --checkpoint-steps 0 --time-limit 0.03 --output clock
