@@ -1,4 +1,5 @@
 /* Loaded before the program (LD_PRELOAD): the disk fails on one rank, for the files of checkpoints.
+ *   FAULT_FILE   whose path has this in it
  *   FAULT_RANK   this rank only
  *   FAULT_CALL   write, read or sync: what fails, with EIO
  *   FAULT_AFTER  so many of these calls work first
@@ -13,18 +14,19 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static bool is_checkpoint(int descriptor)
+static bool is_file(int descriptor, const char *name)
 {
     char link[64], path[4096] = "";
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
-    return readlink(link, path, sizeof path - 1) > 0 && strstr(path, "/checkpoints/");
+    return readlink(link, path, sizeof path - 1) > 0 && strstr(path, name);
 }
 
 static bool fails(int descriptor, const char *call)
 {
     static int calls;
-    const char *rank = getenv("OMPI_COMM_WORLD_RANK"), *on = getenv("FAULT_RANK"), *which = getenv("FAULT_CALL"), *after = getenv("FAULT_AFTER");
-    if (!rank || !on || !which || !after || strcmp(rank, on) != 0 || strcmp(call, which) != 0 || !is_checkpoint(descriptor))
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK"), *file = getenv("FAULT_FILE"), *on = getenv("FAULT_RANK"), *which = getenv("FAULT_CALL"),
+               *after = getenv("FAULT_AFTER");
+    if (!rank || !file || !on || !which || !after || strcmp(rank, on) != 0 || strcmp(call, which) != 0 || !is_file(descriptor, file))
         return false;
     errno = EIO;
     return calls++ >= atoi(after);
