@@ -92,9 +92,10 @@ run_ranks() {
   fi
   say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, ${start[*]} $launcher_options $program $*"
   "${start[@]}" $launcher_options "$program" "$@" &
-  ranks=$!
+  local started=$!
+  sleep 1 # a process that is still a copy of this shell would lose a signal
+  ranks=$started
   if [ -n "$early" ]; then # it came while they were being started
-    sleep 1                # a process that is still a copy of this shell would lose it
     forward "$early"
     early=''
   fi

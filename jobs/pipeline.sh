@@ -60,12 +60,7 @@ if [ -z "$dry_run" ] && [ -r "$config" ]; then
   esac
 fi
 
-# ---- what is done, and what is in the queue
-
-stages=$("$program" run "$config" --show stages ${options[@]+"${options[@]}"})
-
-# stages_in CONDITION FIELD: the column of what fits, each once, in the order of the file; a condition of awk.
-stages_in() { awk "NR > 1 && ($1) && !seen[\$$2]++ { print \$$2 }" <<<"$stages"; }
+# ---- what is in the queue, and what is done: in this order, or a job that ends between the two questions would be neither
 
 # The jobs of this pipeline are named by the file and the folder that it writes to; another way to write either does not make another pipeline.
 output=$("$program" run "$config" --show output ${options[@]+"${options[@]}"})
@@ -80,6 +75,11 @@ elif ! queue=$(timeout 10 "${ask[@]}" 2>/dev/null); then
   queue=''
   echo "pipeline.sh: no Slurm answers here: shown as if nothing were in the queue" >&2
 fi
+
+stages=$("$program" run "$config" --show stages ${options[@]+"${options[@]}"})
+
+# stages_in CONDITION FIELD: the column of what fits, each once, in the order of the file; a condition of awk.
+stages_in() { awk "NR > 1 && ($1) && !seen[\$$2]++ { print \$$2 }" <<<"$stages"; }
 
 # queued NAME|NAME FIELD: a column of $queue, each value once.
 queued() { sed -nE "s/^($1)-[0-9]+ //p" <<<"$queue" | cut -d' ' -f"$2" | sort -u; }
@@ -109,9 +109,13 @@ submit() {
   submitted=yes
 }
 
-# ---- the provider
+# ---- the provider: nothing of its is built upon, once it is known to be unfit; a job that finds out stops its customers by itself (afterok)
+if [ -n "$(stages_in '$1 == 0 && $4 == "unfit"' 3)" ]; then
+  echo "pipeline.sh: that is the provider's: no customer is submitted" >&2
+  exit 76
+fi
 provider=$(queued provider 1)
-if [ -z "$provider" ] && [ -n "$(stages_in '$1 == 0 && $4 != "done" && $4 != "unfit"' 3)" ]; then
+if [ -z "$provider" ] && [ -n "$(stages_in '$1 == 0 && $4 != "done"' 3)" ]; then
   submit provider "$size_train" '' '' "$jobs/provider.sbatch"
   provider=$id
 fi
@@ -152,5 +156,5 @@ fi
 if [ -n "$provider$waiting" ]; then
   echo "nothing to submit: what is open is in the queue (squeue --me)"
 else
-  echo "nothing to submit: everything is done ($program run $config${options[*]:+ ${options[*]}} --show report)"
+  echo "nothing to submit: everything is done ($program run $config${options[*]:+ ${options[*]}} --show report)${unfit:+; what is not fit is named above}"
 fi

@@ -105,11 +105,13 @@ static int judge(const bw_pipeline *pipeline, int index, look *look, bw_stage_st
             states[index] = BW_STAGE_STALE;
     if (states[index] != BW_STAGE_DONE)
         return BW_OK;
-    bool stale = compare(look, stage) != BW_OK;
-    if (!stale && (stage->command != BW_EVAL || bw_gate(&stage->config) == BW_OK))
+    int status = compare(look, stage);
+    if (status == BW_OK && stage->command == BW_EVAL)
+        status = bw_gate(&stage->config);
+    if (status == BW_OK)
         return BW_OK;
-    states[index] = stale ? BW_STAGE_STALE : BW_STAGE_UNFIT;
-    bw_warn("%s is %s: %s", stage->name, stale ? "stale" : "unfit", bw_error());
+    states[index] = status == BW_UNFIT ? BW_STAGE_UNFIT : BW_STAGE_STALE;
+    bw_warn("%s is %s: %s", stage->name, status == BW_UNFIT ? "unfit" : "stale", bw_error());
     bw_error_clear();
     return BW_OK;
 }

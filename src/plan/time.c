@@ -27,10 +27,11 @@ static double core_bytes(const bw_machine *machine, int threads)
     return machine->memory_gbs * 1e9 * threads / (double)machine->cores;
 }
 
-/* One thread of each rank at work, as where gradients are summed and weights unpacked: beside idle cores a core draws about twice its even share. */
-static double lone_core_bytes(const bw_machine *machine, const bw_grid *grid)
+/* Some threads of each rank at work, where weights are unpacked all, where gradients are summed one: beside idle cores a core draws about twice its
+ * even share. */
+static double rank_bytes(const bw_machine *machine, const bw_grid *grid, int threads)
 {
-    return fmin(2 * core_bytes(machine, 1), machine->memory_gbs * 1e9 / grid->node_size);
+    return fmin(2 * core_bytes(machine, threads), machine->memory_gbs * 1e9 / grid->node_size);
 }
 
 /* Products run at the GEMM rate, or at their share of it; products that are not asked for are not computed. */
@@ -139,10 +140,10 @@ static double network_seconds(const bw_machine *machine, const bw_grid *grid, do
 }
 
 /* A piece is read, and its fp32 copy written, which costs a read of the line before it; a folded adapter adds 2 r operations an entry at the rate
- * of thin products. All ranks of the node take part. */
+ * of thin products. All threads of all ranks of the node take part. */
 static double unpack_seconds(const bw_job *job, const bw_machine *machine, const bw_layout *layout)
 {
-    const int cores = layout->grid.node_size;
+    const int ranks = layout->grid.node_size, threads = layout->threads;
     const double dense = (double)bw_store_layer_bytes(job->spec), pieces = layer_bytes(job, 0);
     double folded = 0;
     for (int target = 0; job->folds && target < BW_TARGETS; target++) {
@@ -150,7 +151,8 @@ static double unpack_seconds(const bw_job *job, const bw_machine *machine, const
         bw_spec_shape(job->spec, (bw_target)target, &out, &in);
         folded += job->targets >> target & 1 ? 2.0 * (double)job->config->lora_r * (double)out * (double)in : 0;
     }
-    return (pieces + 2 * dense) / (cores * lone_core_bytes(machine, &layout->grid)) + folded / (core_flops(machine, cores) * lora_share);
+    return (pieces + 2 * dense) / (ranks * rank_bytes(machine, &layout->grid, threads)) +
+           folded / (core_flops(machine, ranks * threads) * lora_share);
 }
 
 typedef struct gather_times {
@@ -194,7 +196,7 @@ static double exposed_reduce(double all, double last_compute, int n_layer)
 /* Each micro-batch's gradient is searched for its largest and added to 64-bit sums (24 bytes a parameter), by one thread. */
 static double adding_seconds(const bw_machine *machine, const bw_grid *grid, const bw_adapter *adapter)
 {
-    return 24 * (double)bw_adapter_parameters(adapter) / lone_core_bytes(machine, grid);
+    return 24 * (double)bw_adapter_parameters(adapter) / rank_bytes(machine, grid, 1);
 }
 
 /* Each rank clears all sums, reads them for the norm and once more for the next exponents (24 bytes a parameter), updates the entries it owns
@@ -203,7 +205,7 @@ static double update_seconds(const bw_machine *machine, const bw_layout *layout,
 {
     const bw_grid *grid = &layout->grid;
     const double parameters = (double)bw_adapter_parameters(adapter), owned = parameters / ((double)grid->nprow * grid->npcol);
-    const double one_core = lone_core_bytes(machine, grid), factors = factor_bytes(adapter);
+    const double one_core = rank_bytes(machine, grid, 1), factors = factor_bytes(adapter);
     const double passes = (24 * parameters + 40 * owned) / one_core + 3 * factors / (one_core * grid->node_size);
     const double latency = grid->nodes > 1 ? machine->network_us * 1e-6 : node_latency;
     return passes + network_seconds(machine, grid, factors, 2 * BW_TARGETS) + 8 * latency * ceil(log2(grid->size));

@@ -8,6 +8,7 @@
 #include "breakwater/train.h"
 #include "breakwater/h5.h"
 #include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -287,7 +288,7 @@ static int prepare(const char *folder, const char *temporary, unsigned mode, dou
     BW_TRY(check_room(folder, temporary, needed));
     FILE *file = fopen(temporary, "wb");
     if (!file)
-        return bw_fail(BW_CANTCREATE, "%s: cannot create the checkpoint: %m", temporary);
+        return bw_fail(errno == ENOSPC || errno == EDQUOT ? BW_IO : BW_CANTCREATE, "%s: cannot create the checkpoint: %m", temporary);
     fclose(file);
     if (chmod(temporary, mode) != 0)
         return bw_fail(BW_CANTCREATE, "%s: cannot set mode %o: %m", temporary, mode);
@@ -344,9 +345,9 @@ int bw_checkpoint_try(const bw_grid *grid, const bw_state *state, const bw_confi
         status = prepare(folder, temporary.data, mode, 0);
     BW_GO(bw_agree(grid, status));
     status = bw_agree(grid, grid->replica == 0 ? open_and_close(grid, &config->mpi_hints, temporary.data, hints) : BW_OK);
-    if (grid->rank == 0)
-        unlink(temporary.data);
 done:
+    if (grid->rank == 0 && temporary.data)
+        unlink(temporary.data);
     bw_text_free(&temporary);
     return explain(status, room_needed(state));
 }

@@ -198,7 +198,7 @@ static int save_on_the_way(bw_trainer *t, watch *w)
 /* The words of the stop wait until the checkpoint that they speak of is there. */
 static int save_and_stop(bw_trainer *t, watch *w)
 {
-    char words[1024];
+    char words[2048];
     snprintf(words, sizeof words, "%s", bw_error());
     bw_error_clear();
     BW_TRY(save(t, w));

@@ -172,4 +172,14 @@ for stage in reinforce user-acme merge-acme merge-bolt; do same_adapter service/
 [ -s alone/report.csv ] || fail "no report beside a model that is not fit"
 expect_fail 76 'eval-bolt: not fit to leave: HS|not fit to leave: HS' 1 run service.yaml --output alone --only eval-bolt
 run 1 run service.yaml --output alone --only eval-acme
+
+note "what a provider that is unfit would be built upon is not submitted, the second time either"
+sed '/name: reinforce/a\  - {name: eval-provider, command: eval, adapter: "@reinforce/adapter", max-hs: 0}' service.yaml >unfit.yaml
+rm -r alone/merge-bolt
+bash "$jobs/pipeline.sh" unfit.yaml --output alone --dry-run >dry
+[ "$(grep -c '^sbatch ' dry)" -eq 5 ] && grep -q -- '--dependency=afterok:PROVIDER' dry || fail "not the provider and a customer: $(cat dry)"
+expect_fail 76 "not fit to leave: HS" 1 run unfit.yaml --output alone --only eval-provider
+status=0
+bash "$jobs/pipeline.sh" unfit.yaml --output alone --dry-run >dry 2>err || status=$?
+[ "$status" -eq 76 ] && [ ! -s dry ] && grep -q "that is the provider's: no customer is submitted" err || fail "exit code $status: $(cat dry err)"
 note "done"

@@ -25,7 +25,8 @@ cmp whole/answers.jsonl parts/answers.jsonl || fail "other answers"
 rate() { sed -n 's/.*"tokens_per_s": //p' "$1/summary.json"; }
 tokens() { sed -n 's/.*"tokens": \([0-9]*\),/\1/p' "$1/summary.json"; }
 [ "$(tokens parts)" -eq "$(tokens whole)" ] || fail "tokens of the last start only"
-awk "BEGIN { exit !($(rate parts) < 2 * $(rate whole)) }" || fail "$(rate parts) tokens/s in parts, $(rate whole) at once: seconds of the last start only"
+# Eight starts and more: with the seconds of one alone the rate were eight times as high and more; how busy the machine is moves it by less.
+awk "BEGIN { exit !($(rate parts) < 5 * $(rate whole)) }" || fail "$(rate parts) tokens/s in parts, $(rate whole) at once: seconds of the last start only"
 diff <(figures whole) <(figures parts) || fail "other figures"
 [ "$(ls parts | grep -c part$)" -eq 0 ] || fail "answers.part stays behind"
 

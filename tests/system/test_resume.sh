@@ -10,6 +10,13 @@ note "stopped by signals, gone on with on other numbers of ranks"
 long=("${train[@]}" --steps 200 --checkpoint-steps 70)
 run 1 "${long[@]}" --output whole
 each_step_once whole 200
+for line in "command: breakwater train --stage sft" "options that are not at their defaults: " "host [^ ]*: 1 rank x 1 thread" \
+  "  checkpoints in whole/checkpoints; MPI-IO hints taken: [a-z_]" "parallel efficiency: [0-9.]*% = load balance [0-9.]*% x communication [0-9.]*%"; do
+  grep -q "^$line" out || fail "no line: $line"
+done
+
+run 1 "${long[@]}" --output threads --threads 2 --weights stream
+ends_like whole threads 200 "two threads"
 
 begin 3 "${long[@]}" --output stopped
 wait_for_step stopped 30
