@@ -28,6 +28,11 @@ enum {
 int bw_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 const char *bw_error(void);
 void bw_error_clear(void);
+/* Take the message out, to say it later or within another. Local. */
+enum { BW_ERROR_BYTES = 2048 };
+void bw_error_take(char message[BW_ERROR_BYTES]);
+/* The status for a file or folder that could not be made, of its errno: BW_IO where the disk or a quota is full, else BW_CANTCREATE. */
+int bw_create_status(int error);
 
 /* Return from the enclosing function with the status of a call that failed. */
 #define BW_TRY(call)                                                                                                                                 \

@@ -1,15 +1,15 @@
 /* The first message of a failure, log lines, and the progress line. */
 #include "breakwater/base.h"
+#include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MESSAGE_BYTES = 2048 };
 static const double terminal_interval = 1, file_interval = 10; /* seconds between progress lines */
 
-static char message[MESSAGE_BYTES];
+static char message[BW_ERROR_BYTES];
 static atomic_bool message_taken; /* threads of a rank may fail at the same time: one of them speaks */
 static int log_rank;
 static bool quiet;
@@ -46,6 +46,17 @@ void bw_error_clear(void)
 {
     message[0] = 0;
     atomic_store(&message_taken, false);
+}
+
+void bw_error_take(char taken[BW_ERROR_BYTES])
+{
+    memcpy(taken, message, BW_ERROR_BYTES);
+    bw_error_clear();
+}
+
+int bw_create_status(int error)
+{
+    return error == ENOSPC || error == EDQUOT ? BW_IO : BW_CANTCREATE;
 }
 
 /* Launchers say in the environment who is first: before MPI is up one rank should speak for all. */
@@ -127,7 +138,7 @@ void bw_info(const char *format, ...)
 
 void bw_warn(const char *format, ...)
 {
-    char line[MESSAGE_BYTES];
+    char line[BW_ERROR_BYTES];
     if (log_rank != 0)
         return;
     va_list arguments;

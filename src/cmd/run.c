@@ -26,9 +26,8 @@ static void warn_of(const char *what, int status)
 /* Added up over all starts. The message of a stage that was stopped, or is not fit, stays the one that main prints. */
 static void keep_time(const char *folder, double seconds)
 {
-    char message[2048];
-    snprintf(message, sizeof message, "%s", bw_error());
-    bw_error_clear();
+    char message[BW_ERROR_BYTES];
+    bw_error_take(message);
     warn_of("the time of the stage is not kept", bw_report_time_add(folder, seconds));
     if (*message)
         bw_fail(BW_STOPPED, "%s", message);

@@ -119,7 +119,7 @@ static int reserve_room(bw_h5 *h5)
         return bw_fail(BW_CANTCREATE, "%s: the path is too long", h5->path);
     h5->reserve = mkstemp(name);
     if (h5->reserve < 0)
-        return bw_fail(errno == ENOSPC || errno == EDQUOT ? BW_IO : BW_CANTCREATE, "%s: cannot create a file there: %s", h5->path, strerror(errno));
+        return bw_fail(bw_create_status(errno), "%s: cannot create a file there: %s", h5->path, strerror(errno));
     unlink(name);
     int error = posix_fallocate(h5->reserve, 0, BW_H5_RESERVE);
     return error == 0 ? BW_OK : bw_fail(BW_IO, "%s: not even %d MiB can be written there: %s", h5->path, BW_H5_RESERVE >> 20, strerror(error));

@@ -3,13 +3,11 @@
 #include "par/comms.h"
 
 /* Every rank takes over the failing rank's message, so that whoever speaks says the same. */
-static int share_message(MPI_Comm comm, int status, bool mine, int from)
+static int share_message(MPI_Comm comm, int status, int from)
 {
-    char message[2048] = "";
-    if (mine)
-        snprintf(message, sizeof message, "%s", bw_error());
+    char message[BW_ERROR_BYTES];
+    bw_error_take(message);
     BW_MPI(MPI_Bcast(message, sizeof message, MPI_CHAR, from, comm));
-    bw_error_clear();
     return bw_fail(status, "%s", message);
 }
 
@@ -35,7 +33,7 @@ int bw_agree_on(MPI_Comm comm, int status)
     BW_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, comm));
     if (worst.severity == BW_OK)
         return BW_OK;
-    return share_message(comm, status_of(worst.severity), worst.rank == mine.rank, worst.rank);
+    return share_message(comm, status_of(worst.severity), worst.rank);
 }
 
 int bw_agree(const bw_grid *grid, int status)

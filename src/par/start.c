@@ -49,11 +49,10 @@ int bw_par_agree(int status)
         return status;
     BW_MPI(MPI_Allreduce(&failing, &all, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD));
     if (failing && all < size) {
-        char node[MPI_MAX_PROCESSOR_NAME] = "", message[2048];
+        char node[MPI_MAX_PROCESSOR_NAME] = "", message[BW_ERROR_BYTES];
         int length = 0;
         MPI_Get_processor_name(node, &length);
-        snprintf(message, sizeof message, "%s", bw_error());
-        bw_error_clear();
+        bw_error_take(message);
         bw_fail(status, "rank %d of %d, on %s: %s", bw_par_rank(), size, node, message);
     }
     return bw_agree_on(MPI_COMM_WORLD, status);

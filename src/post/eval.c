@@ -256,9 +256,8 @@ done:
 
 static int stop(const eval *e)
 {
-    char words[1024];
-    snprintf(words, sizeof words, "%s", bw_error());
-    bw_error_clear();
+    char words[BW_ERROR_BYTES];
+    bw_error_take(words);
     BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? keep(e) : BW_OK));
     return bw_fail(BW_STOPPED, "%s", words);
 }

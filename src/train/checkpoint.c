@@ -271,11 +271,10 @@ static int check_room(const char *folder, const char *path, double needed)
 /* What a person needs to know whose disk is full. */
 static int explain(int status, double needed)
 {
-    char message[1024];
+    char message[BW_ERROR_BYTES];
     if (status != BW_IO)
         return status;
-    snprintf(message, sizeof message, "%s", bw_error());
-    bw_error_clear();
+    bw_error_take(message);
     return bw_fail(status,
                    "%s; a checkpoint needs %.1f MiB: make room, then run the same command again, which goes on from the newest checkpoint there is",
                    message, needed / 1048576);
@@ -288,7 +287,7 @@ static int prepare(const char *folder, const char *temporary, unsigned mode, dou
     BW_TRY(check_room(folder, temporary, needed));
     FILE *file = fopen(temporary, "wb");
     if (!file)
-        return bw_fail(errno == ENOSPC || errno == EDQUOT ? BW_IO : BW_CANTCREATE, "%s: cannot create the checkpoint: %m", temporary);
+        return bw_fail(bw_create_status(errno), "%s: cannot create the checkpoint: %m", temporary);
     fclose(file);
     if (chmod(temporary, mode) != 0)
         return bw_fail(BW_CANTCREATE, "%s: cannot set mode %o: %m", temporary, mode);

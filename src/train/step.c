@@ -198,9 +198,8 @@ static int save_on_the_way(bw_trainer *t, watch *w)
 /* The words of the stop wait until the checkpoint that they speak of is there. */
 static int save_and_stop(bw_trainer *t, watch *w)
 {
-    char words[2048];
-    snprintf(words, sizeof words, "%s", bw_error());
-    bw_error_clear();
+    char words[BW_ERROR_BYTES];
+    bw_error_take(words);
     BW_TRY(save(t, w));
     bw_info("%s", words);
     return BW_STOPPED;
