@@ -8,6 +8,8 @@
 typedef struct bw_h5 bw_h5;
 /* Beside the data, so much must be free for a file to be made: it is kept for closing it, which HDF5 cannot do on a full disk. */
 enum { BW_H5_RESERVE = 1 << 22 };
+/* Added to the file's name: where that room is while there is a name for it. A job killed in that moment leaves it behind. */
+#define BW_H5_ROOM ".room"
 /* Truncates; H5F_LIBVER_V110; fails on all or none. hints: "KEY=VALUE" for MPI-IO, NULL for none. What is at least a block of the file system is
  * aligned to it, where a block is 1 MiB or more, or to the hint striping_unit. */
 int bw_h5_create(bw_h5 **out, const bw_grid *grid, const char *path, const bw_list *hints);

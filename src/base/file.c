@@ -216,7 +216,7 @@ static int write_temporary(const char *temporary, const char *path, const void *
     unlink(temporary);
     int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
     if (descriptor < 0)
-        return bw_fail(BW_CANTCREATE, "%s: cannot be created: %s", path, strerror(errno));
+        return bw_fail(bw_create_status(errno), "%s: cannot be created: %s", path, strerror(errno));
     return bw_file_finish(descriptor, path, bw_file_put(descriptor, path, bytes, (int64_t)length, 0));
 }
 
@@ -250,7 +250,7 @@ static int make_one(const char *path)
         missing = stat(path, &info);
     }
     if (missing != 0)
-        return bw_fail(BW_CANTCREATE, "%s: folder cannot be made: %s", path, strerror(error));
+        return bw_fail(bw_create_status(error), "%s: folder cannot be made: %s", path, strerror(error));
     return S_ISDIR(info.st_mode) ? BW_OK : bw_fail(BW_CANTCREATE, "%s: folder cannot be made: a file of that name is there", path);
 }
 

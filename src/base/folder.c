@@ -41,7 +41,7 @@ static int not_opened(const bw_lock *lock, int error)
                        "%s: belongs to another user (number %ld) and may not be written to; name another --output, or have the owner "
                        "delete it when no job of theirs is at work",
                        lock->path.data, (long)info.st_uid);
-    return bw_fail(BW_CANTCREATE, "%s: cannot be opened for writing: %s; name another --output, or mend the folder", lock->path.data,
+    return bw_fail(bw_create_status(error), "%s: cannot be opened for writing: %s; name another --output, or mend the folder", lock->path.data,
                    strerror(error));
 }
 

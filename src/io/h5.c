@@ -109,15 +109,16 @@ static int allocate(bw_h5 **out, const bw_grid *grid, const char *path)
 }
 
 /* HDF5 cannot close a file whose metadata find no room: it crashes, or its ranks wait for one another. So a few MiB are set aside while data
- * are written and given back before the file is closed: a disk that fills up stops the data, and never the closing. */
+ * are written and given back before the file is closed: a disk that fills up stops the data, and never the closing. The file that holds them has a
+ * name for a moment only, but a job may be killed in it. */
 static int reserve_room(bw_h5 *h5)
 {
     char name[4096];
     if (!is_first(h5))
         return BW_OK;
-    if ((size_t)snprintf(name, sizeof name, "%s.XXXXXX", h5->path) >= sizeof name)
+    if ((size_t)snprintf(name, sizeof name, "%s" BW_H5_ROOM, h5->path) >= sizeof name)
         return bw_fail(BW_CANTCREATE, "%s: the path is too long", h5->path);
-    h5->reserve = mkstemp(name);
+    h5->reserve = open(name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (h5->reserve < 0)
         return bw_fail(bw_create_status(errno), "%s: cannot create a file there: %s", h5->path, strerror(errno));
     unlink(name);

@@ -265,12 +265,12 @@ static int begin(const writing *writing, const char *base)
     BW_TRY(check_replaced(writing));
     BW_TRY(remove_folder(writing->temporary.data));
     if (mkdir(writing->temporary.data, writing->folder_mode) != 0)
-        return bw_fail(BW_CANTCREATE, "%s: folder cannot be made: %s", writing->temporary.data, strerror(errno));
+        return bw_fail(bw_create_status(errno), "%s: folder cannot be made: %s", writing->temporary.data, strerror(errno));
     BW_TRY(write_config(writing, base));
     const char *path = writing->weights.data;
     const int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, writing->file_mode);
     if (file < 0)
-        return bw_fail(BW_CANTCREATE, "%s: cannot be created: %s", path, strerror(errno));
+        return bw_fail(bw_create_status(errno), "%s: cannot be created: %s", path, strerror(errno));
     int status = ftruncate(file, writing->file_bytes) == 0
                      ? BW_OK
                      : bw_fail(BW_IO, "%s: cannot be made %lld bytes long: %s", path, (long long)writing->file_bytes, strerror(errno));

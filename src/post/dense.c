@@ -141,7 +141,7 @@ static int open_shard(const dense *d, shard *s, int flags)
     if (status == BW_OK) {
         s->descriptor = open(path.data, O_WRONLY | O_CLOEXEC | flags, 0644);
         if (s->descriptor < 0)
-            status = bw_fail(BW_CANTCREATE, "%s: cannot be opened for writing: %s", path.data, strerror(errno));
+            status = bw_fail(bw_create_status(errno), "%s: cannot be opened for writing: %s", path.data, strerror(errno));
     }
     bw_text_free(&path);
     return status;

@@ -228,10 +228,10 @@ static void delete_old(const char *folder, int64_t step, int64_t keep)
     }
 }
 
-/* Of the names that checkpoints are written under: step-N.h5, where `all`, and step-N.h5.tmp. */
+/* Of the names that checkpoints are written under: step-N.h5, where `all`, step-N.h5.tmp, and the room set aside for that. */
 static bool is_swept(const char *name, bool all)
 {
-    return (all && step_of(name, "") >= 0) || step_of(name, ".tmp") >= 0;
+    return (all && step_of(name, "") >= 0) || step_of(name, ".tmp") >= 0 || step_of(name, ".tmp" BW_H5_ROOM) >= 0;
 }
 
 int bw_checkpoint_sweep(const char *folder, bool all)

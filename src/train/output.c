@@ -230,7 +230,7 @@ int bw_output_log_open(bw_output *output, int64_t step)
         BW_TRY(status);
     }
     output->log = fopen(output->metrics.data, "a");
-    return output->log ? BW_OK : bw_fail(BW_CANTCREATE, "%s: cannot open for appending: %m", output->metrics.data);
+    return output->log ? BW_OK : bw_fail(bw_create_status(errno), "%s: cannot open for appending: %m", output->metrics.data);
 }
 
 /* Without its weights the adapter is no finished one: what is killed from here on must not be taken for done, nor for another run's. */

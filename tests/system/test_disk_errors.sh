@@ -39,6 +39,17 @@ with_fault step- read 1 9 expect_fail 65 "none of the 3 checkpoints can be read"
 run 2 "${six[@]}" --output broken
 ends_like whole broken 6 "a disk that could not be read"
 
+note "killed in the moment in which the room that is set aside has a name"
+rm -r broken/adapter broken/checkpoints/step-00000[46].h5
+begin_killed() {
+  begin 1 "${six[@]}" --output broken
+  end
+}
+with_fault step-000004.h5.tmp.room unlink 0 0 begin_killed
+[ "$status" -ne 0 ] && [ -e broken/checkpoints/step-000004.h5.tmp.room ] || fail "not killed there (exit code $status): $(ls broken/checkpoints)"
+run 2 "${six[@]}" --output broken
+ends_like whole broken 6 "a room that a killed job left"
+
 note "a semaphore that a killed job left locked"
 if [ -w /dev/shm ]; then
   semaphore=/dev/shm/sem.OMPIO_step-000006.h5
