@@ -68,9 +68,10 @@ typedef struct bw_adapter {
     bw_pair *pairs; /* [layer * BW_TARGETS + target] */
     int r;          /* of the configuration; pairs may differ (rank_pattern) */
     double alpha, dropout;
-    char role[16];          /* "align" "buffer" "reinforce" "user" "sft" "merged"; "" when the file does not say */
-    char template_name[16]; /* of the prompts it was trained on; "" when the file does not say */
-    bw_hash fingerprint;    /* of the files it came from, or zero */
+    char role[16];             /* "align" "buffer" "reinforce" "user" "sft" "merged"; "" when the file does not say */
+    char template_name[16];    /* of the prompts it was trained on; "" when the file does not say */
+    char base[33], buffer[33]; /* fingerprints, as text, of the model and the BufferLoRA that it was trained on; "" when the file does not say */
+    bw_hash fingerprint;       /* of the files it came from, or zero */
 } bw_adapter;
 /* One pair of zero factors in that layout, for a weight of out x in. Local. */
 int bw_pair_create(bw_pair *pair, const bw_grid *grid, int64_t out, int64_t in, int r, double scaling, int block);
@@ -102,6 +103,8 @@ int bw_peft_save(const bw_adapter *adapter, const bw_grid *grid, const bw_spec *
 int bw_peft_role(const char *folder, char role[16]);
 /* Warns where an adapter that `option` names was trained on prompts of another template than `template_name`. Local. */
 void bw_peft_warn_template(const bw_adapter *adapter, const char *option, const char *folder, const char *template_name);
+/* Warns where an adapter that `option` names was trained on another base model. The same weights as GGUF and as safetensors are two. Local. */
+void bw_peft_warn_base(const bw_adapter *adapter, const char *option, const char *folder, bw_hash model);
 /* A BufferLoRA where `option` means another adapter is refused (BW_USAGE) unless it is allowed. Local. */
 int bw_peft_refuse_buffer(const char *folder, const char *option, bool allow);
 

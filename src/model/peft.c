@@ -375,11 +375,12 @@ static int read_role(const bw_tensors *files, char role[16])
     return BW_OK;
 }
 
-static void read_template(const bw_tensors *files, char name[16])
+/* What the file may say, and need not: "" where it does not. */
+static void read_word(const bw_tensors *files, const char *key, char *word, size_t size)
 {
-    const char *text = bw_safetensors_metadata(files, BW_PEFT_TEMPLATE);
-    memset(name, 0, 16);
-    snprintf(name, 16, "%s", text ? text : "");
+    const char *text = bw_safetensors_metadata(files, key);
+    memset(word, 0, size);
+    snprintf(word, size, "%s", text ? text : "");
 }
 
 void bw_peft_warn_template(const bw_adapter *adapter, const char *option, const char *folder, const char *template_name)
@@ -387,6 +388,16 @@ void bw_peft_warn_template(const bw_adapter *adapter, const char *option, const 
     if (adapter->template_name[0] && strcmp(adapter->template_name, template_name) != 0)
         bw_warn("%s %s was trained on prompts of the template %s, and these are of %s: what it learned may not show (--template)", option, folder,
                 adapter->template_name, template_name);
+}
+
+void bw_peft_warn_base(const bw_adapter *adapter, const char *option, const char *folder, bw_hash model)
+{
+    char text[33];
+    bw_hash_text(model, text);
+    if (adapter->base[0] && strcmp(adapter->base, text) != 0)
+        bw_warn("%s %s was trained on a base model of fingerprint %s, and --model is %s: unless they are the same weights in two formats, what it "
+                "learned does not fit",
+                option, folder, adapter->base, text);
 }
 
 int bw_peft_refuse_buffer(const char *folder, const char *option, bool allow)
@@ -421,7 +432,9 @@ static int load_local(bw_adapter **out, const bw_grid *grid, reading *reading, i
     /* Kept as the alpha that gives the scaling when it is divided by r, so that nobody else need know of rslora. */
     adapter->alpha = reading->rslora ? reading->alpha * sqrt(reading->r) : reading->alpha;
     adapter->dropout = bw_json_number(bw_json_get(reading->config, "lora_dropout"), 0);
-    read_template(reading->files, adapter->template_name);
+    read_word(reading->files, BW_PEFT_TEMPLATE, adapter->template_name, sizeof adapter->template_name);
+    read_word(reading->files, BW_PEFT_BASE, adapter->base, sizeof adapter->base);
+    read_word(reading->files, BW_PEFT_BUFFER, adapter->buffer, sizeof adapter->buffer);
     return read_role(reading->files, adapter->role);
 }
 

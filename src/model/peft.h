@@ -9,6 +9,8 @@ enum { BW_PEFT_NAME = 128 };
 #define BW_PEFT_PICKLE   "adapter_model.bin"
 #define BW_PEFT_ROLE     "breakwater.role"
 #define BW_PEFT_TEMPLATE "breakwater.template"
+#define BW_PEFT_BASE     "breakwater.model"
+#define BW_PEFT_BUFFER   "breakwater.buffer"
 
 /* "model.layers.3.self_attn.q_proj": what PEFT calls a module, and what the patterns of a configuration are matched with. */
 void bw_peft_module(char name[BW_PEFT_NAME], int layer, bw_target target);

@@ -91,6 +91,7 @@ static int load_adapters(eval *e)
         BW_TRY(bw_peft_load(&e->adapters[i], e->grid, bw_source_spec(e->source), paths->items[i], (int)e->config->block));
         e->n_adapters = i + 1;
         bw_peft_warn_template(e->adapters[i], "--adapter", paths->items[i], e->config->template_name);
+        bw_peft_warn_base(e->adapters[i], "--adapter", paths->items[i], bw_source_fingerprint(e->source));
     }
     return BW_OK;
 }

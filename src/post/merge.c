@@ -69,6 +69,12 @@ static int check_inputs(merge *m)
     return BW_NEW(m->rows, places(m), purpose);
 }
 
+/* "" is not known, zeros are none. */
+static bool trained_on_buffer(const bw_adapter *adapter)
+{
+    return strspn(adapter->buffer, "0") < strlen(adapter->buffer);
+}
+
 /* Swapped folders merge without an error, and the result is none. An adapter from elsewhere has no role. */
 static void warn_of_roles(const merge *m)
 {
@@ -82,6 +88,9 @@ static void warn_of_roles(const merge *m)
         bw_warn("--reinforce %s is a LoRA of role '%s', not 'reinforce'", m->config->reinforce, reinforce);
     if (m->user->template_name[0])
         bw_peft_warn_template(m->reinforce, "--reinforce", m->config->reinforce, m->user->template_name);
+    if (trained_on_buffer(m->user) && trained_on_buffer(m->reinforce) && strcmp(m->user->buffer, m->reinforce->buffer) != 0)
+        bw_warn("--user %s and --reinforce %s were trained on two BufferLoRAs, %s and %s: what one restores need not be what the other lost",
+                m->config->user, m->config->reinforce, m->user->buffer, m->reinforce->buffer);
 }
 
 /* Of the user's prompts, which are what the merged model will meet. */
@@ -95,10 +104,12 @@ static int open_inputs(merge *m)
     BW_TRY(bw_agree(m->grid, check_inputs(m)));
     int block = (int)m->config->block;
     BW_TRY(bw_peft_load(&m->user, m->grid, m->spec, m->config->user, block));
+    bw_peft_warn_base(m->user, "--user", m->config->user, bw_source_fingerprint(m->source));
     m->user_print = m->user->fingerprint;
     if (m->method == BW_MERGE_USER)
         return BW_OK;
     BW_TRY(bw_peft_load(&m->reinforce, m->grid, m->spec, m->config->reinforce, block));
+    bw_peft_warn_base(m->reinforce, "--reinforce", m->config->reinforce, bw_source_fingerprint(m->source));
     warn_of_roles(m);
     m->reinforce_print = m->reinforce->fingerprint;
     return BW_OK;
@@ -185,10 +196,11 @@ static int combine_all(merge *m, const result *one, bw_adapter **out)
 
 static int save_adapter(const merge *m, const result *one, const bw_adapter *adapter)
 {
-    char alpha[32], scale[32], tau[32], user[33], reinforce[33] = "none";
+    char alpha[32], scale[32], tau[32], model[33], user[33], reinforce[33] = "none";
     snprintf(alpha, sizeof alpha, "%.17g", one->alpha);
     snprintf(scale, sizeof scale, "%.17g", one->scale);
     snprintf(tau, sizeof tau, "%.17g", m->config->tau);
+    bw_hash_text(bw_source_fingerprint(m->source), model);
     bw_hash_text(m->user->fingerprint, user);
     if (m->reinforce)
         bw_hash_text(m->reinforce->fingerprint, reinforce);
@@ -200,6 +212,8 @@ static int save_adapter(const merge *m, const result *one, const bw_adapter *ada
                               scale,
                               "breakwater.tau",
                               tau,
+                              "breakwater.model",
+                              model,
                               "breakwater.user",
                               user,
                               "breakwater.reinforce",

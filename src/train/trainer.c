@@ -135,12 +135,14 @@ static int load_adapters(bw_trainer *t)
         int status = other ? bw_fail(BW_DATA, "%s is a LoRA of role '%s', not a BufferLoRA", config->buffer, t->buffer->role) : BW_OK;
         BW_TRY(bw_agree(t->grid, status));
         bw_peft_warn_template(t->buffer, "--buffer", config->buffer, config->template_name);
+        bw_peft_warn_base(t->buffer, "--buffer", config->buffer, bw_source_fingerprint(t->source));
     }
     if (config->init_adapter) {
         BW_TRY(bw_agree(t->grid, bw_peft_refuse_buffer(config->init_adapter, "--init-adapter", config->allow_buffer)));
         BW_TRY(bw_peft_load(&t->adapter, t->grid, spec, config->init_adapter, (int)config->block));
         BW_TRY(bw_agree(t->grid, check_shape_options(t)));
         bw_peft_warn_template(t->adapter, "--init-adapter", config->init_adapter, config->template_name);
+        bw_peft_warn_base(t->adapter, "--init-adapter", config->init_adapter, bw_source_fingerprint(t->source));
         t->adapter->dropout = config->lora_dropout;
         t->state.config = bw_hash_join(t->state.config, t->adapter->fingerprint);
     } else {

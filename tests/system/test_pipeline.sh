@@ -88,6 +88,15 @@ note "the wrong adapter in a merge"
 run 2 merge --model once/base/model --user once/reinforce/adapter --reinforce once/user/adapter --output swapped
 grep -q "user.*role 'reinforce'" err && grep -q "reinforce.*role 'user'" err || fail "swapped adapters merge without a word"
 
+mkdir elsewhere && cp -r once/base/model elsewhere/model
+printf '\1' | dd of="$(ls elsewhere/model/*.safetensors | tail -n 1)" bs=1 seek=$(($(stat -c %s "$(ls elsewhere/model/*.safetensors | tail -n 1)") - 3)) conv=notrunc status=none
+run 2 merge --model elsewhere/model --user once/user/adapter --reinforce once/reinforce/adapter --output other-base
+[ "$(warnings | grep -c 'was trained on a base model of fingerprint')" -eq 2 ] || fail "adapters of another base merge without a word"
+run 1 eval --model once/base/model --adapter other-base/adapter --task rows.jsonl --limit 1 --template plain --max-new 1 --output other-base-eval
+warnings | grep -q -- "--adapter other-base/adapter was trained on a base model of fingerprint" || fail "a merged adapter does not say which base it is of"
+run 1 train --stage sft --model elsewhere/model --init-adapter once/user/adapter --data rows.jsonl --template plain --steps 2 --output other-base-train
+warnings | grep -q -- "--init-adapter once/user/adapter was trained on a base model" || fail "training goes on on another base without a word"
+
 note "a BufferLoRA"
 for stage in once/buffer twice/buffer; do
   [ "$(stat -c %a $stage/adapter)" = 700 ] || fail "$stage/adapter is open to others"
