@@ -58,12 +58,17 @@ void bw_swiglu_forward(float *h, const float *g, const float *u, int64_t n);
 void bw_swiglu_backward(float *dg, float *du, const float *dh, const float *g, const float *u, int64_t n);
 void bw_add(float *y, const float *x, int64_t n); /* y += x */
 void bw_embed(float *y, const float *table, const int32_t *tokens, int64_t T, int64_t C, float scale);
-/* y = x with entries dropped at rate p and the rest scaled by 1/(1-p); row t draws from (seed, step, sample[t], position[t], stream).
- * stream tells layer and target apart: stream = layer * 8 + target < 2^16. Applying it to a gradient is the same call; y may be x.
- * Column c is dropped where a draw of 16 bits is below p * 2^16, rounded: half c % 2 of word c / 2 % 4 of
- * bw_rng({seed, BW_PURPOSE_DROPOUT, step, sample, stream}, position * ceil(C / 8) + c / 8). One stream has one C. */
-void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p,
-                int64_t T, int64_t C);
+/* Dropout at rate p: a mask is drawn once, then applied to what goes in and to its gradient. Row t of it is drawn from (seed, step, sample[t],
+ * position[t], stream). stream tells layer and target apart: stream = layer * 8 + target < 2^16.
+ * kept[T][bw_mask_words(C)]: bit c % 32 of word c / 32 of a row is 1 where column c is kept. It is dropped where a draw of 16 bits is below
+ * p * 2^16, rounded: half c % 2 of word c / 2 % 4 of bw_rng({seed, BW_PURPOSE_DROPOUT, step, sample, stream}, position * ceil(C / 8) + c / 8).
+ * One stream has one C. Bits past column C of a row's last word are 0. */
+int64_t bw_mask_words(int64_t C);
+void bw_dropout_draw(uint32_t *kept, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p,
+                     int64_t T, int64_t C);
+/* y = what is kept of x, scaled by 1/(1-p); y may be x. The second adds it to y. */
+void bw_dropout(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
+void bw_dropout_add(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
 void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and every OpenMP thread: after their number is set */
 
 /* ---- attention: packed, causal within each sequence, grouped heads ----------------------------------------------

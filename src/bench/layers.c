@@ -15,6 +15,7 @@ typedef struct arrays {
     float *cosines, *sines;
     float *first; /* what y was before the run that is checked */
     int32_t *positions, *samples;
+    uint32_t *kept;
 } arrays;
 
 static int arrays_create(arrays *a, const bw_bench *bench)
@@ -36,6 +37,7 @@ static int arrays_create(arrays *a, const bw_bench *bench)
         return BW_SYSTEM;
     BW_TRY(BW_NEW(a->positions, a->T, "bench"));
     BW_TRY(BW_NEW(a->samples, a->T, "bench"));
+    BW_TRY(BW_NEW(a->kept, a->T * bw_mask_words(a->F), "bench"));
     for (int64_t t = 0; t < a->T; t++)
         a->positions[t] = (int32_t)(t % 200);
     return BW_OK;
@@ -43,7 +45,7 @@ static int arrays_create(arrays *a, const bw_bench *bench)
 
 static void arrays_free(arrays *a)
 {
-    void *owned[] = {a->x, a->y, a->z, a->u, a->first, a->w, a->inverse, a->cosines, a->sines, a->positions, a->samples};
+    void *owned[] = {a->x, a->y, a->z, a->u, a->first, a->w, a->inverse, a->cosines, a->sines, a->positions, a->samples, a->kept};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
 }
@@ -154,7 +156,8 @@ static double expect_swiglu_backward(const arrays *a, int64_t t, int64_t c)
 static int run_dropout(void *context)
 {
     const arrays *a = context;
-    bw_dropout(a->y, a->x, a->samples, a->positions, 1, 2, 3, 0.1f, a->T, a->F);
+    bw_dropout_draw(a->kept, a->samples, a->positions, 1, 2, 3, 0.1f, a->T, a->F);
+    bw_dropout(a->y, a->x, a->kept, 0.1f, a->T, a->F);
     return BW_OK;
 }
 

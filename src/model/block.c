@@ -79,8 +79,8 @@ static int64_t angle_floats(const bw_spec *spec, int64_t positions)
 
 int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens, int64_t positions)
 {
-    const int64_t scratch = adapter ? max_tokens * (2 * widest_input(spec) + largest_rank_of_all(adapter)) : 0;
-    return 2 * angle_floats(spec, positions) + scratch + max_tokens * side_rank;
+    const int64_t of_lora = adapter ? 2 * widest_input(spec) + largest_rank_of_all(adapter) : 0;
+    return 2 * angle_floats(spec, positions) + max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank);
 }
 
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions)
@@ -92,6 +92,8 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
     BW_TRY(BW_NEW(block->cosines, angle_floats(spec, positions), "activations"));
     BW_TRY(BW_NEW(block->sines, angle_floats(spec, positions), "activations"));
     fill_angles(block);
+    BW_TRY(BW_NEW(block->normed, max_tokens * spec->d_model, "activations"));
+    BW_TRY(BW_NEW(block->hidden, max_tokens * spec->d_ff, "activations"));
     if (bw_store_side_rank(store) > 0)
         BW_TRY(BW_NEW(block->side, max_tokens * bw_store_side_rank(store), "activations"));
     if (lora) {
@@ -106,6 +108,8 @@ void bw_block_free(bw_block *block)
 {
     bw_free(block->cosines);
     bw_free(block->sines);
+    bw_free(block->normed);
+    bw_free(block->hidden);
     bw_free(block->dropped);
     bw_free(block->d_wide);
     bw_free(block->d_low);
@@ -138,25 +142,25 @@ static int cut(float **memory, const slice *slices, int count)
     return BW_OK;
 }
 
-enum { SAVED_SLICES = 13 + BW_TARGETS, SLOPE_SLICES = 7 };
+enum { SAVED_SLICES = 11 + BW_TARGETS, SLOPE_SLICES = 7 };
+
+/* Words of dropout's mask of a target's input, a row. */
+static int64_t mask_words(const bw_spec *spec, const bw_adapter *adapter, bw_target target)
+{
+    int64_t in;
+    bw_spec_shape(spec, target, NULL, &in);
+    return largest_rank(adapter, target) > 0 ? bw_mask_words(in) : 0;
+}
 
 static void saved_slices(bw_saved *saved, const bw_spec *spec, const bw_adapter *adapter, int64_t T, slice slices[SAVED_SLICES])
 {
-    int64_t C = spec->d_model, F = spec->d_ff, query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
+    int64_t C = spec->d_model, F = spec->d_ff, query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim, masks = 0;
+    for (int target = 0; target < BW_TARGETS; target++)
+        masks += mask_words(spec, adapter, (bw_target)target);
     const slice fixed[SAVED_SLICES - BW_TARGETS] = {
-        {&saved->normed_attention, T * C},
-        {&saved->inv_rms_attention, T},
-        {&saved->q, T * query},
-        {&saved->k, T * key},
-        {&saved->v, T * key},
-        {&saved->mixed, T * query},
-        {&saved->lse, T * spec->n_head},
-        {&saved->middle, T * C},
-        {&saved->normed_mlp, T * C},
-        {&saved->inv_rms_mlp, T},
-        {&saved->gate, T * F},
-        {&saved->up, T * F},
-        {&saved->hidden, T * F},
+        {&saved->inv_rms_attention, T},  {&saved->q, T * query},  {&saved->k, T * key},     {&saved->v, T * key},  {&saved->mixed, T * query},
+        {&saved->lse, T * spec->n_head}, {&saved->middle, T * C}, {&saved->inv_rms_mlp, T}, {&saved->gate, T * F}, {&saved->up, T * F},
+        {&saved->masks, T * masks},
     };
     memcpy(slices, fixed, sizeof fixed);
     for (int target = 0; target < BW_TARGETS; target++)
@@ -176,7 +180,13 @@ int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, i
     slice slices[SAVED_SLICES];
     *saved = (bw_saved){0};
     saved_slices(saved, spec, adapter_of(lora), T, slices);
-    return cut(&saved->memory, slices, SAVED_SLICES);
+    BW_TRY(cut(&saved->memory, slices, SAVED_SLICES));
+    uint32_t *next = (uint32_t *)(void *)saved->masks;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        saved->kept[target] = next;
+        next += T * mask_words(spec, adapter_of(lora), (bw_target)target);
+    }
+    return BW_OK;
 }
 
 void bw_saved_free(bw_saved *saved)
@@ -229,17 +239,19 @@ static projection projection_of(const bw_block *block, int layer, bw_target targ
     return p;
 }
 
-static void drop(const bw_block *block, const bw_rows_of *rows, int layer, bw_target target, float *y, const float *x, int64_t width)
+static void draw_mask(const bw_block *block, const bw_rows_of *rows, int layer, bw_target target, uint32_t *kept, int64_t width)
 {
-    bw_dropout(y, x, rows->samples, rows->positions, block->seed, block->step, (uint32_t)(layer * 8 + (int)target), block->dropout, rows->T, width);
+    if (block->dropout > 0)
+        bw_dropout_draw(kept, rows->samples, rows->positions, block->seed, block->step, (uint32_t)(layer * 8 + (int)target), block->dropout, rows->T,
+                        width);
 }
 
 /* The LoRA's input: x itself, or x with this target's mask applied (made again in the backward pass, not kept). */
-static const float *lora_input(const bw_block *block, const bw_rows_of *rows, int layer, bw_target target, const float *x, int64_t width)
+static const float *lora_input(const bw_block *block, int64_t T, const uint32_t *kept, const float *x, int64_t width)
 {
     if (block->dropout <= 0)
         return x;
-    drop(block, rows, layer, target, block->dropped, x, width);
+    bw_dropout(block->dropped, x, kept, block->dropout, T, width);
     return block->dropped;
 }
 
@@ -266,25 +278,28 @@ static void add_sides_backward(const bw_block *block, int64_t T, const bw_layer 
 
 /* y = beta * y + x W^T + scaling * (drop(x) A^T) B^T */
 static void project(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, bw_target target, const float *x, float beta,
-                    float *y, float *low)
+                    float *y, const bw_saved *saved)
 {
+    float *low = saved->low[target];
     projection p = projection_of(block, layer, target);
     bw_gemm_weight(true, rows->T, p.out, p.in, x, weights->weight[target], beta, y);
     bw_store_progress(block->store);
     add_sides(block, rows->T, weights, target, &p, x, y);
     if (!p.lora)
         return;
-    const float *input = lora_input(block, rows, layer, target, x, p.in);
+    draw_mask(block, rows, layer, target, saved->kept[target], p.in);
+    const float *input = lora_input(block, rows->T, saved->kept[target], x, p.in);
     bw_gemm(false, true, rows->T, p.lora->r, p.in, 1, input, p.in, p.lora->A, p.in, 0, low, p.lora->r);
     bw_gemm(false, true, rows->T, p.out, p.lora->r, p.lora->scaling, low, p.lora->r, p.lora->B, p.lora->r, 1, y, p.out);
 }
 
 /* dA, dB of the views are written; dx = beta * dx + the gradient of x, unless dx is NULL. */
-static void project_backward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, bw_target target, const float *x,
-                             const float *low, const float *dy, float beta, float *dx)
+static void project_backward(const bw_block *block, int64_t T, const bw_layer *weights, int layer, bw_target target, const float *x,
+                             const bw_saved *saved, const float *dy, float beta, float *dx)
 {
     projection p = projection_of(block, layer, target);
-    int64_t T = rows->T;
+    const float *low = saved->low[target];
+    const uint32_t *kept = saved->kept[target];
     if (dx) {
         bw_gemm_weight(false, T, p.in, p.out, dy, weights->weight[target], beta, dx);
         bw_store_progress(block->store);
@@ -296,7 +311,7 @@ static void project_backward(const bw_block *block, const bw_rows_of *rows, cons
     float scaling = p.lora->scaling;
     bw_gemm(true, false, p.out, r, T, scaling, dy, p.out, low, r, 0, p.lora->dB, r);
     bw_gemm(false, false, T, r, p.out, scaling, dy, p.out, p.lora->B, r, 0, block->d_low, r);
-    const float *input = lora_input(block, rows, layer, target, x, p.in);
+    const float *input = lora_input(block, T, kept, x, p.in);
     bw_gemm(true, false, r, p.in, T, 1, block->d_low, r, input, p.in, 0, p.lora->dA, p.in);
     if (!dx)
         return;
@@ -305,8 +320,7 @@ static void project_backward(const bw_block *block, const bw_rows_of *rows, cons
         return;
     }
     bw_gemm(false, false, T, p.in, r, 1, block->d_low, r, p.lora->A, p.in, 0, block->d_wide, p.in);
-    drop(block, rows, layer, target, block->d_wide, block->d_wide, p.in);
-    bw_add(dx, block->d_wide, T * p.in);
+    bw_dropout_add(dx, block->d_wide, kept, block->dropout, T, p.in);
 }
 
 static void rotate(const bw_block *block, const bw_rows_of *rows, float *x, int n_head, bool inverse)
@@ -327,12 +341,27 @@ static void norm_backward(const bw_block *block, int64_t T, float *dx, const flo
 
 /* ---- the layer -------------------------------------------------------------------------------------------------------*/
 
+static void norm_before_attention(const bw_block *block, int64_t T, const bw_layer *weights, const float *x, const bw_saved *saved)
+{
+    norm_forward(block, T, block->normed, saved->inv_rms_attention, x, weights->norm_attention);
+}
+
+static void norm_before_mlp(const bw_block *block, int64_t T, const bw_layer *weights, const bw_saved *saved)
+{
+    norm_forward(block, T, block->normed, saved->inv_rms_mlp, saved->middle, weights->norm_mlp);
+}
+
+static void activate(const bw_block *block, int64_t T, const bw_saved *saved)
+{
+    bw_swiglu_forward(block->hidden, saved->gate, saved->up, T * block->spec->d_ff);
+}
+
 void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved)
 {
-    norm_forward(block, rows->T, saved->normed_attention, saved->inv_rms_attention, x, weights->norm_attention);
-    project(block, rows, weights, layer, BW_Q, saved->normed_attention, 0, saved->q, saved->low[BW_Q]);
-    project(block, rows, weights, layer, BW_K, saved->normed_attention, 0, saved->k, saved->low[BW_K]);
-    project(block, rows, weights, layer, BW_V, saved->normed_attention, 0, saved->v, saved->low[BW_V]);
+    norm_before_attention(block, rows->T, weights, x, saved);
+    project(block, rows, weights, layer, BW_Q, block->normed, 0, saved->q, saved);
+    project(block, rows, weights, layer, BW_K, block->normed, 0, saved->k, saved);
+    project(block, rows, weights, layer, BW_V, block->normed, 0, saved->v, saved);
     rotate(block, rows, saved->q, block->spec->n_head, false);
     rotate(block, rows, saved->k, block->spec->n_kv, false);
 }
@@ -342,13 +371,13 @@ void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, cons
 {
     size_t stream_bytes = (size_t)(rows->T * block->spec->d_model) * sizeof(float);
     memcpy(saved->middle, x, stream_bytes);
-    project(block, rows, weights, layer, BW_O, saved->mixed, 1, saved->middle, saved->low[BW_O]);
-    norm_forward(block, rows->T, saved->normed_mlp, saved->inv_rms_mlp, saved->middle, weights->norm_mlp);
-    project(block, rows, weights, layer, BW_GATE, saved->normed_mlp, 0, saved->gate, saved->low[BW_GATE]);
-    project(block, rows, weights, layer, BW_UP, saved->normed_mlp, 0, saved->up, saved->low[BW_UP]);
-    bw_swiglu_forward(saved->hidden, saved->gate, saved->up, rows->T * block->spec->d_ff);
+    project(block, rows, weights, layer, BW_O, saved->mixed, 1, saved->middle, saved);
+    norm_before_mlp(block, rows->T, weights, saved);
+    project(block, rows, weights, layer, BW_GATE, block->normed, 0, saved->gate, saved);
+    project(block, rows, weights, layer, BW_UP, block->normed, 0, saved->up, saved);
+    activate(block, rows->T, saved);
     memcpy(out, saved->middle, stream_bytes);
-    project(block, rows, weights, layer, BW_DOWN, saved->hidden, 1, out, saved->low[BW_DOWN]);
+    project(block, rows, weights, layer, BW_DOWN, block->hidden, 1, out, saved);
 }
 
 static bool trains(const bw_block *block, int layer, unsigned mask)
@@ -359,27 +388,30 @@ static bool trains(const bw_block *block, int layer, unsigned mask)
     return false;
 }
 
-static void mlp_backward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const bw_saved *saved, bw_slopes *slopes,
-                         float *dx, bool need_dx)
+static void mlp_backward(const bw_block *block, int64_t T, const bw_layer *weights, int layer, const bw_saved *saved, bw_slopes *slopes, float *dx,
+                         bool need_dx)
 {
     float *d_gate = slopes->wide_a, *d_up = slopes->wide_b, *d_normed = need_dx ? slopes->normed : NULL;
     bool inner = need_dx || trains(block, layer, 1u << BW_GATE | 1u << BW_UP);
-    project_backward(block, rows, weights, layer, BW_DOWN, saved->hidden, saved->low[BW_DOWN], dx, 0, inner ? d_up : NULL);
+    activate(block, T, saved);
+    project_backward(block, T, weights, layer, BW_DOWN, block->hidden, saved, dx, 0, inner ? d_up : NULL);
     if (!inner)
         return;
-    bw_swiglu_backward(d_gate, d_up, d_up, saved->gate, saved->up, rows->T * block->spec->d_ff);
-    project_backward(block, rows, weights, layer, BW_GATE, saved->normed_mlp, saved->low[BW_GATE], d_gate, 0, d_normed);
-    project_backward(block, rows, weights, layer, BW_UP, saved->normed_mlp, saved->low[BW_UP], d_up, 1, d_normed);
+    bw_swiglu_backward(d_gate, d_up, d_up, saved->gate, saved->up, T * block->spec->d_ff);
+    norm_before_mlp(block, T, weights, saved);
+    project_backward(block, T, weights, layer, BW_GATE, block->normed, saved, d_gate, 0, d_normed);
+    project_backward(block, T, weights, layer, BW_UP, block->normed, saved, d_up, 1, d_normed);
     if (need_dx)
-        norm_backward(block, rows->T, dx, d_normed, saved->middle, saved->inv_rms_mlp, weights->norm_mlp);
+        norm_backward(block, T, dx, d_normed, saved->middle, saved->inv_rms_mlp, weights->norm_mlp);
 }
 
 static void attention_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer,
                                const float *x, const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
 {
     const bw_spec *spec = block->spec;
+    const int64_t T = rows->T;
     bool inner = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V);
-    project_backward(block, rows, weights, layer, BW_O, saved->mixed, saved->low[BW_O], dx, 0, inner ? slopes->mixed : NULL);
+    project_backward(block, T, weights, layer, BW_O, saved->mixed, saved, dx, 0, inner ? slopes->mixed : NULL);
     if (!inner)
         return;
     bw_attention_backward(&block->attention, slopes->q, slopes->k, slopes->v, slopes->mixed, saved->mixed, saved->lse, saved->q, saved->k, saved->v,
@@ -387,18 +419,19 @@ static void attention_backward(const bw_block *block, const bw_rows_of *rows, co
     rotate(block, rows, slopes->q, spec->n_head, true);
     rotate(block, rows, slopes->k, spec->n_kv, true);
     float *d_normed = need_dx ? slopes->normed : NULL;
-    project_backward(block, rows, weights, layer, BW_Q, saved->normed_attention, saved->low[BW_Q], slopes->q, 0, d_normed);
-    project_backward(block, rows, weights, layer, BW_K, saved->normed_attention, saved->low[BW_K], slopes->k, 1, d_normed);
-    project_backward(block, rows, weights, layer, BW_V, saved->normed_attention, saved->low[BW_V], slopes->v, 1, d_normed);
+    norm_before_attention(block, T, weights, x, saved);
+    project_backward(block, T, weights, layer, BW_Q, block->normed, saved, slopes->q, 0, d_normed);
+    project_backward(block, T, weights, layer, BW_K, block->normed, saved, slopes->k, 1, d_normed);
+    project_backward(block, T, weights, layer, BW_V, block->normed, saved, slopes->v, 1, d_normed);
     if (need_dx)
-        norm_backward(block, rows->T, dx, d_normed, x, saved->inv_rms_attention, weights->norm_attention);
+        norm_backward(block, T, dx, d_normed, x, saved->inv_rms_attention, weights->norm_attention);
 }
 
 void bw_block_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer, const float *x,
                        const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
 {
     bool attention = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V | 1u << BW_O);
-    mlp_backward(block, rows, weights, layer, saved, slopes, dx, attention);
+    mlp_backward(block, rows->T, weights, layer, saved, slopes, dx, attention);
     if (attention)
         attention_backward(block, rows, batch, weights, layer, x, saved, slopes, dx, need_dx);
 }

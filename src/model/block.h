@@ -16,7 +16,9 @@ typedef struct bw_block {
     float dropout;
     uint64_t seed;
     uint32_t step;
-    /* scratch for T rows: a target's dropped input, its gradient, and T x r of a gradient */
+    /* scratch for T rows: what a layer's projections read, made again in the backward pass, which takes less than keeping it (a fifth of all that is
+     * kept); then a target's dropped input, its gradient, and T x r of a gradient */
+    float *normed, *hidden; /* T x C; T x F, silu(gate) * up */
     float *dropped, *d_wide, *d_low;
     float *side; /* the same of a frozen adapter beside its weight; NULL where none is */
 } bw_block;
@@ -32,13 +34,14 @@ typedef struct bw_rows_of { /* the rows of a pass */
 
 /* What a layer's backward pass needs of its forward pass; all T rows. The input x belongs to the caller. */
 typedef struct bw_saved {
-    float *normed_attention, *inv_rms_attention;
+    float *inv_rms_attention, *inv_rms_mlp;
     float *q, *k, *v, *mixed, *lse; /* mixed: attention's output, before the o projection */
     float *middle;                  /* residual stream after attention */
-    float *normed_mlp, *inv_rms_mlp;
-    float *gate, *up, *hidden; /* hidden = silu(gate) * up */
-    float *low[BW_TARGETS];    /* T x r: dropped input times A^T */
-    float *memory;             /* owns all of the above */
+    float *gate, *up;
+    float *low[BW_TARGETS];     /* T x r: dropped input times A^T */
+    uint32_t *kept[BW_TARGETS]; /* dropout's mask of a target's input, where an adapter has it and the pass drops */
+    float *masks;               /* memory of kept */
+    float *memory;              /* owns all of the above */
 } bw_saved;
 int bw_saved_create(bw_saved *saved, const bw_spec *spec, const bw_lora *lora, int64_t max_tokens);
 void bw_saved_free(bw_saved *saved);

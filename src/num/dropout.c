@@ -1,5 +1,5 @@
 /* Dropout whose mask is a function of (seed, step, sample, position, stream, column) alone: the same for any packing
- * of the rows, any rank and any number of threads, and drawn again instead of kept for the backward pass.
+ * of the rows, any rank and any number of threads. A bit a column is kept for the backward pass: drawing it again would cost more.
  *
  * A Philox value holds four words of 32 bits, that is eight columns of 16 bits. Columns 8b .. 8b+7 of a row draw from
  *   bw_rng({seed, BW_PURPOSE_DROPOUT, step, sample, layer = stream}, position * ceil(C / 8) + b),
@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-enum { DRAWS = 8, GROUP = 32 }; /* columns a Philox value serves; values drawn at a time, a multiple of 4 */
+enum { DRAWS = 8, GROUP = 32, WORD = 32 }; /* columns a Philox value serves; values drawn at a time, a multiple of 4; columns of a word */
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the halves of a word are read as they lie in memory: this code is for little-endian machines"
@@ -67,14 +67,22 @@ static draw_function *fastest_draw(void)
     return draw_plain;
 }
 
-BW_HOT static void drop_span(float *y, const float *x, const uint16_t *draws, uint32_t threshold, float scale, int64_t n)
+/* Bits of n columns; the last word is filled up with zeros. */
+BW_HOT static void mask_span(uint32_t *kept, const uint16_t *draws, uint32_t threshold, int64_t n)
 {
-#pragma omp simd
-    for (int64_t c = 0; c < n; c++)
-        y[c] = draws[c] < threshold ? 0.0f : x[c] * scale;
+    for (int64_t c = 0; c < n; c += WORD) {
+        uint32_t word = 0;
+        if (n - c >= WORD)
+            for (int bit = 0; bit < WORD; bit++)
+                word |= (uint32_t)(draws[c + bit] >= threshold) << bit;
+        else
+            for (int bit = 0; bit < n - c; bit++)
+                word |= (uint32_t)(draws[c + bit] >= threshold) << bit;
+        kept[c / WORD] = word;
+    }
 }
 
-static void drop_row(float *y, const float *x, draw_function *draw, const bw_key *key, uint32_t first, uint32_t threshold, float scale, int64_t C)
+static void draw_row(uint32_t *kept, draw_function *draw, const bw_key *key, uint32_t first, uint32_t threshold, int64_t C)
 {
     uint32_t words[GROUP][4];
     uint16_t draws[GROUP * DRAWS];
@@ -82,20 +90,81 @@ static void drop_row(float *y, const float *x, draw_function *draw, const bw_key
         int64_t n = C - c < GROUP * DRAWS ? C - c : GROUP * DRAWS;
         draw(words, (n + DRAWS - 1) / DRAWS, first + (uint32_t)(c / DRAWS), key);
         memcpy(draws, words, sizeof(uint16_t) * (size_t)n);
-        drop_span(y + c, x + c, draws, threshold, scale, n);
+        mask_span(kept + c / WORD, draws, threshold, n);
     }
 }
 
-void bw_dropout(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p,
-                int64_t T, int64_t C)
+static uint32_t threshold_of(float p)
 {
-    uint32_t threshold = (uint32_t)lrintf(p * 65536.0f);
-    float scale = threshold < 65536 ? 65536.0f / (float)(65536 - threshold) : 0.0f;
+    return (uint32_t)lrintf(p * 65536.0f);
+}
+
+static float scale_of(float p)
+{
+    const uint32_t threshold = threshold_of(p);
+    return threshold < 65536 ? 65536.0f / (float)(65536 - threshold) : 0.0f;
+}
+
+int64_t bw_mask_words(int64_t C)
+{
+    return (C + WORD - 1) / WORD;
+}
+
+void bw_dropout_draw(uint32_t *kept, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p,
+                     int64_t T, int64_t C)
+{
+    const uint32_t threshold = threshold_of(p), blocks = (uint32_t)((C + DRAWS - 1) / DRAWS);
     draw_function *draw = fastest_draw();
-    uint32_t blocks = (uint32_t)((C + DRAWS - 1) / DRAWS);
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < T; t++) {
         bw_key key = {.seed = seed, .purpose = BW_PURPOSE_DROPOUT, .step = step, .sample = (uint32_t)samples[t], .layer = stream};
-        drop_row(y + t * C, x + t * C, draw, &key, (uint32_t)positions[t] * blocks, threshold, scale, C);
+        draw_row(kept + t * bw_mask_words(C), draw, &key, (uint32_t)positions[t] * blocks, threshold, C);
     }
+}
+
+/* ---- apply ---------------------------------------------------------------------------------------------------------- */
+
+/* The columns of one word, n of them; all 32 but at the end of a row. */
+BW_INLINE void apply_word(float *y, const float *x, uint32_t word, float scale, const int n, const bool add)
+{
+#pragma omp simd
+    for (int bit = 0; bit < n; bit++) {
+        const float value = (word >> bit & 1u) != 0 ? x[bit] * scale : 0.0f;
+        y[bit] = add ? y[bit] + value : value;
+    }
+}
+
+BW_INLINE void apply_row(float *y, const float *x, const uint32_t *kept, float scale, int64_t C, const bool add)
+{
+    const int64_t whole = C / WORD;
+    for (int64_t w = 0; w < whole; w++)
+        apply_word(y + w * WORD, x + w * WORD, kept[w], scale, WORD, add);
+    if (C % WORD > 0)
+        apply_word(y + whole * WORD, x + whole * WORD, kept[whole], scale, (int)(C % WORD), add);
+}
+
+BW_HOT static void drop_row(float *y, const float *x, const uint32_t *kept, float scale, int64_t C)
+{
+    apply_row(y, x, kept, scale, C, false);
+}
+
+BW_HOT static void drop_row_add(float *y, const float *x, const uint32_t *kept, float scale, int64_t C)
+{
+    apply_row(y, x, kept, scale, C, true);
+}
+
+void bw_dropout(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C)
+{
+    const float scale = scale_of(p);
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < T; t++)
+        drop_row(y + t * C, x + t * C, kept + t * bw_mask_words(C), scale, C);
+}
+
+void bw_dropout_add(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C)
+{
+    const float scale = scale_of(p);
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < T; t++)
+        drop_row_add(y + t * C, x + t * C, kept + t * bw_mask_words(C), scale, C);
 }

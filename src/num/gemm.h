@@ -33,8 +33,10 @@ extern const bw_gemm_backend bw_gemm_blis;       /* fp32 */
 extern const bw_gemm_backend bw_gemm_bf16;       /* bf16 operands anywhere, on BLIS */
 extern const bw_gemm_backend bw_gemm_onednn_f32; /* the same code as bw_gemm_onednn with operands of fp32: for its test */
 
-/* Few rows of a times b^T: for fp32 backends whose packing does not pay there. */
+/* For fp32 backends, where their packing does not pay: a few rows of a times b^T, and up to 64 rows or columns. */
 bool bw_gemm_is_thin(const bw_gemm_call *call);
 void bw_gemm_thin(const bw_gemm_call *call, int threads);
+bool bw_gemm_is_narrow(const bw_gemm_call *call);
+void bw_gemm_narrow(const bw_gemm_call *call, int threads);
 
 #endif

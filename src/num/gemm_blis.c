@@ -66,6 +66,10 @@ static void multiply(const bw_gemm_call *call)
         bw_gemm_thin(call, thread_count);
         return;
     }
+    if (bw_gemm_is_narrow(call)) {
+        bw_gemm_narrow(call, thread_count);
+        return;
+    }
     rntm_t runtime = BLIS_RNTM_INITIALIZER;
     float alpha = call->alpha, beta = call->beta;
     bli_rntm_set_num_threads(thread_count, &runtime);

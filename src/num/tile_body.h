@@ -40,13 +40,17 @@ typedef float NAME(vector) __attribute__((vector_size(LANES * 4), aligned(4), ma
 #define EACH_1(DO)  DO(0)
 #define EACH_2(DO)  DO(0) DO(1)
 #define EACH_3(DO)  DO(0) DO(1) DO(2)
-#define EACH_6(DO)  DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
-#define EACH_12(DO) EACH_6(DO) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define EACH_4(DO)  DO(0) DO(1) DO(2) DO(3)
+#define EACH_6(DO)  EACH_4(DO) DO(4) DO(5)
+#define EACH_8(DO)  EACH_6(DO) DO(6) DO(7)
+#define EACH_12(DO) EACH_8(DO) DO(8) DO(9) DO(10) DO(11)
 BLOCK(NAME(block_1), EACH_1)
 BLOCK(NAME(block_2), EACH_2)
 BLOCK(NAME(block_3), EACH_3)
+BLOCK(NAME(block_4), EACH_4)
 BLOCK(NAME(block_6), EACH_6)
 #if ROWS == 12
+BLOCK(NAME(block_8), EACH_8)
 BLOCK(NAME(block_12), EACH_12)
 #endif
 
@@ -70,9 +74,13 @@ TARGET static inline __attribute__((always_inline)) void NAME(strip)(const bool 
 #if ROWS == 12
     for (; i + 12 <= p->m; i += 12)
         NAME(block_12)(two, p, i, j);
+    for (; i + 8 <= p->m; i += 8)
+        NAME(block_8)(two, p, i, j);
 #endif
     for (; i + 6 <= p->m; i += 6)
         NAME(block_6)(two, p, i, j);
+    for (; i + 4 <= p->m; i += 4)
+        NAME(block_4)(two, p, i, j);
     for (; i + 3 <= p->m; i += 3)
         NAME(block_3)(two, p, i, j);
     for (; i + 2 <= p->m; i += 2)
@@ -106,5 +114,7 @@ TARGET static void NAME(tile)(const bw_tile_call *p)
 #undef EACH_1
 #undef EACH_2
 #undef EACH_3
+#undef EACH_4
 #undef EACH_6
+#undef EACH_8
 #undef EACH_12

@@ -13,6 +13,16 @@ static void rows_of(int32_t *samples, int32_t *positions)
     }
 }
 
+/* A mask drawn and applied. */
+static void drop(float *y, const float *x, const int32_t *samples, const int32_t *positions, uint64_t seed, uint32_t step, uint32_t stream, float p,
+                 int64_t rows, int64_t width)
+{
+    uint32_t *kept = bw_calloc(rows * bw_mask_words(width), sizeof *kept, "test");
+    bw_dropout_draw(kept, samples, positions, seed, step, stream, p, rows, width);
+    bw_dropout(y, x, kept, p, rows, width);
+    bw_free(kept);
+}
+
 static float *ones(int64_t n)
 {
     float *x = zeros(n);
@@ -28,7 +38,7 @@ static void mask_is_the_documented_function_of_bw_rng(void **state)
     int32_t samples[T], positions[T];
     rows_of(samples, positions);
     float *x = random_floats(T * C, 1), *y = zeros(T * C);
-    bw_dropout(y, x, samples, positions, SEED, 3, 41, 0.25f, T, C);
+    drop(y, x, samples, positions, SEED, 3, 41, 0.25f, T, C);
     for (int64_t t = 0; t < T; t++)
         for (uint32_t c = 0; c < C; c++) {
             bw_key key = {.seed = SEED, .purpose = BW_PURPOSE_DROPOUT, .step = 3, .sample = (uint32_t)samples[t], .layer = 41};
@@ -52,7 +62,7 @@ static void rate_and_mean_are_right(void **state)
     float *x = ones(N), *y = zeros(N);
     for (size_t r = 0; r < sizeof rates / sizeof rates[0]; r++) {
         double p = (double)rates[r], dropped = 0, sum = 0;
-        bw_dropout(y, x, samples, positions, 42, 1, 9, rates[r], ROWS, WIDTH);
+        drop(y, x, samples, positions, 42, 1, 9, rates[r], ROWS, WIDTH);
         for (int64_t i = 0; i < N; i++) {
             dropped += y[i] == 0;
             sum += (double)y[i];
@@ -60,7 +70,7 @@ static void rate_and_mean_are_right(void **state)
         close_to(dropped / N, p, 5 * sqrt(p * (1 - p) / N) + 0x1p-17, "rate", (int64_t)r); /* 5 sigma; p is rounded to 2^-16 */
         close_to(sum / N, 1, 5 * sqrt(p / (1 - p) / N) + 1e-6, "mean", (int64_t)r);
     }
-    same_bits(x, (bw_dropout(y, x, samples, positions, 42, 1, 9, 0.0f, ROWS, WIDTH), y), N, "rate 0 changes nothing");
+    same_bits(x, (drop(y, x, samples, positions, 42, 1, 9, 0.0f, ROWS, WIDTH), y), N, "rate 0 changes nothing");
     bw_free(x), bw_free(y);
 }
 
@@ -73,17 +83,36 @@ static void mask_does_not_depend_on_the_row_or_the_call(void **state)
     float *x = ones(T * C), *y = zeros(T * C), *back = ones(T * C);
     for (int t = 0; t < T; t++)
         back_samples[t] = samples[T - 1 - t], back_positions[t] = positions[T - 1 - t];
-    bw_dropout(y, x, samples, positions, SEED, 3, 41, 0.1f, T, C);
+    drop(y, x, samples, positions, SEED, 3, 41, 0.1f, T, C);
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
         for (int64_t i = 0; i < T * C; i++)
             back[i] = 1;
-        bw_dropout(back, back, back_samples, back_positions, SEED, 3, 41, 0.1f, T, C);
+        drop(back, back, back_samples, back_positions, SEED, 3, 41, 0.1f, T, C);
         for (int64_t t = 0; t < T; t++)
             same_bits(y + t * C, back + (T - 1 - t) * C, C, "row");
     }
     omp_set_num_threads(1);
     bw_free(x), bw_free(y), bw_free(back);
+}
+
+/* The gradient of what was dropped is added where it was kept, also in a row's last, short word. */
+static void what_is_kept_is_added_scaled(void **state)
+{
+    (void)state;
+    int32_t samples[T], positions[T];
+    rows_of(samples, positions);
+    uint32_t kept[T * ((C + 31) / 32)];
+    float *x = random_floats(T * C, 1), *y = random_floats(T * C, 2), *wanted = zeros(T * C);
+    bw_dropout_draw(kept, samples, positions, SEED, 3, 41, 0.5f, T, C);
+    bw_dropout(wanted, x, kept, 0.5f, T, C);
+    for (int64_t i = 0; i < T * C; i++)
+        wanted[i] = y[i] + wanted[i]; /* times 2 is exact: no rounding that a fused multiply-add would leave out */
+    bw_dropout_add(y, x, kept, 0.5f, T, C);
+    same_bits(wanted, y, T * C, "sum");
+    for (int64_t t = 0; t < T; t++)
+        assert_int_equal(kept[t * bw_mask_words(C) + C / 32] >> C % 32, 0);
+    bw_free(x), bw_free(y), bw_free(wanted);
 }
 
 /* Changing any one of the key's fields changes about 2 p (1 - p) of the mask. */
@@ -93,12 +122,12 @@ static void every_field_of_the_key_matters(void **state)
     int32_t samples[T], positions[T], others[T];
     rows_of(samples, positions);
     float *x = ones(T * C), *y = zeros(T * C), *z = zeros(T * C);
-    bw_dropout(y, x, samples, positions, SEED, 3, 41, 0.5f, T, C);
+    drop(y, x, samples, positions, SEED, 3, 41, 0.5f, T, C);
     for (int field = 0; field < 5; field++) {
         for (int t = 0; t < T; t++)
             others[t] = (field == 3 ? samples[t] : positions[t]) + 17;
-        bw_dropout(z, x, field == 3 ? others : samples, field == 4 ? others : positions, SEED + (field == 0), 3 + (field == 1), 41 + (field == 2),
-                   0.5f, T, C);
+        drop(z, x, field == 3 ? others : samples, field == 4 ? others : positions, SEED + (field == 0), 3 + (field == 1), 41 + (field == 2), 0.5f, T,
+             C);
         double different = 0;
         for (int64_t i = 0; i < T * C; i++)
             different += y[i] != z[i];
@@ -113,6 +142,7 @@ int main(void)
         cmocka_unit_test(mask_is_the_documented_function_of_bw_rng),
         cmocka_unit_test(rate_and_mean_are_right),
         cmocka_unit_test(mask_does_not_depend_on_the_row_or_the_call),
+        cmocka_unit_test(what_is_kept_is_added_scaled),
         cmocka_unit_test(every_field_of_the_key_matters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

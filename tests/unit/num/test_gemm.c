@@ -54,9 +54,9 @@ static void check_product(product p)
 static void equals_double_sums_for_all_transposes_and_odd_sizes(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1, 1, 1},     {1, 7, 13},     {5, 3, 2},    {2, 33, 64},   {16, 16, 16},  {17, 65, 31},
-                                       {64, 48, 100}, {13, 130, 301}, {70, 5, 600}, {1, 97, 65},   {3, 200, 100}, {4, 96, 600},
-                                       {7, 130, 300}, {31, 100, 513}, {33, 97, 64}, {100, 100, 32}};
+    static const int64_t sizes[][3] = {{1, 1, 1},      {1, 7, 13},     {5, 3, 2},     {2, 33, 64},    {16, 16, 16},   {17, 65, 31},  {64, 48, 100},
+                                       {13, 130, 301}, {70, 5, 600},   {1, 97, 65},   {3, 200, 100},  {4, 96, 600},   {7, 130, 300}, {31, 100, 513},
+                                       {33, 97, 64},   {100, 100, 32}, {20, 10, 130}, {230, 40, 700}, {50, 300, 1200}};
     static const float factors[][2] = {{1, 0}, {1, 1}, {0.5f, 0}, {-2, 0.75f}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (int transposes = 0; transposes < 4; transposes++)
