@@ -6,9 +6,6 @@
 #include "num/gemm.h"
 #include "num/hot.h"
 #include "num/tile.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 enum {
     WIDTH = 32,  /* columns of a panel: two vectors of the widest kind */
@@ -16,7 +13,6 @@ enum {
     ROWS = 192,  /* rows of c that a panel serves */
     COPIED = 48, /* of which are copied at a time where they have to be */
     NARROW = 64, /* rows or columns, at most: above that BLIS is as fast, measured (breakwater bench --parts gemm) */
-    SQUARE = 8,  /* turned at a time */
     LINE = 16    /* floats of a cache line */
 };
 
@@ -44,58 +40,6 @@ BW_HOT static void panel_copy(float *to, int64_t ldt, const float *from, int64_t
     }
 }
 
-#if defined(__x86_64__)
-/* An 8 x 8 square: pairs, then fours, then halves change places. */
-__attribute__((target("avx2"))) static inline void turn_square_avx2(float *to, const float *from, int64_t ld)
-{
-    __m256 row[SQUARE], pair[SQUARE];
-    for (int i = 0; i < SQUARE; i++)
-        row[i] = _mm256_loadu_ps(from + i * ld);
-    for (int i = 0; i < SQUARE; i += 2) {
-        pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
-        pair[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
-    }
-    for (int i = 0; i < SQUARE; i += 4) {
-        row[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
-        row[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
-        row[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
-        row[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
-    }
-    for (int i = 0; i < SQUARE / 2; i++) {
-        _mm256_storeu_ps(to + i * WIDTH, _mm256_permute2f128_ps(row[i], row[i + 4], 0x20));
-        _mm256_storeu_ps(to + (i + 4) * WIDTH, _mm256_permute2f128_ps(row[i], row[i + 4], 0x31));
-    }
-}
-
-__attribute__((target("avx2"))) static void turn_squares_avx2(float *panel, const float *b, int64_t ldb, int64_t depth, int64_t width)
-{
-    for (int64_t j = 0; j < width; j += SQUARE)
-        for (int64_t l = 0; l < depth; l += SQUARE)
-            turn_square_avx2(panel + l * WIDTH + j, b + j * ldb + l, ldb);
-}
-#endif
-
-static void turn_plain(float *panel, const float *b, int64_t ldb, int64_t depth, int64_t width)
-{
-    for (int64_t j = 0; j < width; j++)
-        for (int64_t l = 0; l < depth; l++)
-            panel[l * WIDTH + j] = b[j * ldb + l];
-}
-
-/* panel[l][j] = b[j][l] */
-static void panel_turn(float *panel, const float *b, int64_t ldb, int64_t depth, int64_t width)
-{
-    int64_t deep = 0, wide = 0;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) {
-        deep = depth / SQUARE * SQUARE, wide = width / SQUARE * SQUARE;
-        turn_squares_avx2(panel, b, ldb, deep, wide);
-    }
-#endif
-    turn_plain(panel + deep * WIDTH, b + deep, ldb, depth - deep, wide);
-    turn_plain(panel + wide, b + wide * ldb, ldb, depth, width - wide);
-}
-
 /* ---- the product ---------------------------------------------------------------------------------------------------- */
 
 typedef struct part { /* of the product: rows i.. of c, columns j.., rows l.. of op(b) */
@@ -105,7 +49,7 @@ typedef struct part { /* of the product: rows i.. of c, columns j.., rows l.. of
 static void take_panel(float *panel, const bw_gemm_call *call, const part *p)
 {
     if (call->trans_b)
-        panel_turn(panel, call->b + p->j * call->ldb + p->l, call->ldb, p->depth, p->width);
+        bw_turn(panel, WIDTH, call->b + p->j * call->ldb + p->l, call->ldb, p->width, p->depth);
     else
         panel_copy(panel, WIDTH, call->b + p->l * call->ldb + p->j, call->ldb, p->depth, p->width);
 }

@@ -12,6 +12,7 @@
 #include "num/gemm.h"
 #ifdef BW_ONEDNN
 #include "num/hot.h"
+#include "num/tile.h"
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@
 
 enum {
     ROWS = 16,           /* rows of a product come in groups of this many: a tile of AMX */
+    PIECE = 64,          /* columns that are turned over at a time */
     DEPTH = 32,          /* and what is summed over, where no packed weight says how much it is: k of a tile */
     USUAL_ROWS = 512,    /* the number of rows for which oneDNN is asked to name a weight's layout */
     MOST_PRODUCTS = 512, /* kept; a model, its adapters and forty numbers of rows stay below */
@@ -105,29 +107,6 @@ typedef struct operand {
     bool trans;
 } operand;
 
-BW_INLINE void put(void *to, int64_t at, float value, const bool half)
-{
-    if (half)
-        ((uint16_t *)to)[at] = bw_to_bf16(value);
-    else
-        ((float *)to)[at] = value;
-}
-
-/* Rows of op(X) that are columns of x, in squares: read along the lines of x, turned in the first cache, written along the rows. */
-BW_INLINE void convert_turned(void *to, const operand *x, int64_t first, int64_t there, int64_t width, const bool half)
-{
-    float square[ROWS][ROWS];
-    for (int64_t j = 0; j < x->cols; j += ROWS) {
-        const int64_t lines = x->cols - j < ROWS ? x->cols - j : ROWS;
-        for (int64_t line = 0; line < lines; line++)
-            for (int64_t i = 0; i < there; i++)
-                square[i][line] = x->x[(j + line) * x->ld + first + i];
-        for (int64_t i = 0; i < there; i++)
-            for (int64_t line = 0; line < lines; line++)
-                put(to, (first + i) * width + j + line, square[i][line], half);
-    }
-}
-
 #if defined(__x86_64__)
 /* A row in bf16, by the instruction that every CPU has which multiplies it: it rounds as bw_to_bf16() does, but for subnormals, which it takes for
  * zeros, as the products do. */
@@ -149,40 +128,47 @@ static void narrow_row(uint16_t *to, const float *from, int64_t n)
 }
 #endif
 
-BW_INLINE void convert(void *to, const operand *x, int64_t first, int64_t count, int64_t width, const bool half)
+/* n entries to place `at` of a matrix of the operands' type. */
+static void put(void *to, int64_t at, const float *from, int64_t n)
 {
-    const int64_t there = x->rows - first < count ? x->rows - first : count;
+    if (state.type == dnnl_bf16)
+        narrow_row((uint16_t *)to + at, from, n);
+    else
+        memcpy((float *)to + at, from, (size_t)n * sizeof *from);
+}
+
+/* Rows of op(X) that are columns of x: turned piece by piece in the first cache, then written along the rows. */
+static void convert_turned(void *to, const operand *x, int64_t first, int64_t there, int64_t width)
+{
+    float piece[ROWS][PIECE];
+    for (int64_t j = 0; j < x->cols; j += PIECE) {
+        const int64_t length = x->cols - j < PIECE ? x->cols - j : PIECE;
+        bw_turn(piece[0], PIECE, x->x + j * x->ld + first, x->ld, length, there);
+        for (int64_t i = 0; i < there; i++)
+            put(to, (first + i) * width + j, piece[i], length);
+    }
+}
+
+static void convert(void *to, const operand *x, int64_t first, int64_t count, int64_t width)
+{
+    const int64_t there = x->rows - first < count ? x->rows - first : count, bytes = entry_bytes();
     if (x->trans)
-        convert_turned(to, x, first, there, width, half);
+        convert_turned(to, x, first, there, width);
     for (int64_t i = 0; !x->trans && i < there; i++)
-        if (half)
-            narrow_row((uint16_t *)to + (first + i) * width, x->x + (first + i) * x->ld, x->cols);
-        else
-            memcpy((float *)to + (first + i) * width, x->x + (first + i) * x->ld, (size_t)x->cols * sizeof(float));
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t j = i < there ? x->cols : 0; j < width; j++)
-            put(to, (first + i) * width + j, 0, half);
-}
-
-BW_HOT static void onednn_convert_half(void *to, const operand *x, int64_t first, int64_t count, int64_t width)
-{
-    convert(to, x, first, count, width, true);
-}
-
-BW_HOT static void onednn_convert_full(void *to, const operand *x, int64_t first, int64_t count, int64_t width)
-{
-    convert(to, x, first, count, width, false);
+        put(to, (first + i) * width, x->x + (first + i) * x->ld, x->cols);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t filled = i < there ? x->cols : 0;
+        memset((char *)to + ((first + i) * width + filled) * bytes, 0, (size_t)((width - filled) * bytes));
+    }
 }
 
 /* op(X) in the operands' type, row-major, filled up with zeros to rows x cols. */
 static void *take(buffer *buffer, const operand *x, int64_t rows, int64_t cols)
 {
     void *to = reserve(buffer, rows * cols * entry_bytes());
-    void (*const convert_rows)(void *, const operand *, int64_t, int64_t, int64_t) =
-        state.type == dnnl_bf16 ? onednn_convert_half : onednn_convert_full;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i += ROWS)
-        convert_rows(to, x, i, rows - i < ROWS ? rows - i : ROWS, cols);
+        convert(to, x, i, rows - i < ROWS ? rows - i : ROWS, cols);
     return to;
 }
 

@@ -1,4 +1,5 @@
-/* Small strided products, for what a BLAS call is too heavy for: attention blocks, folding. */
+/* Small strided products, for what a BLAS call is too heavy for: attention blocks, folding, thin products; and small matrices turned over for them.
+ */
 #ifndef NUM_TILE_H
 #define NUM_TILE_H
 #include <stdbool.h>
@@ -19,5 +20,7 @@ typedef struct bw_tile_call {
 /* Each entry is one sum over k in order, then c + alpha * sum: the bits do not depend on m, n or the place of an entry.
  * Runs on the calling thread. Fast where n is a multiple of 32; b should fit the first cache. */
 void bw_tile(const bw_tile_call *call);
+/* to[j * ldt + i] = from[i * ld + j] for rows i and columns j. Runs on the calling thread. */
+void bw_turn(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols);
 
 #endif
