@@ -21,20 +21,22 @@ const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels skx, 2 threads
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
              float beta, float *c, int64_t ldc);
 /* A frozen weight W[rows, cols] is prepared once, in the form that its products like. With fp32 that is the dense matrix itself, which may be
- * filled in place (bw_weight_is_dense); else it is packed from one. Starts on a cache line. Local; packing runs on all threads. */
+ * filled in place (bw_weight_is_dense); else it is packed from one, for the forward product alone or for that of the backward pass too. Starts on a
+ * cache line. Local; packing runs on all threads. */
 bool bw_weight_is_dense(void);
 const char *bw_weight_type(void); /* "f32" or "bf16" */
-int64_t bw_weight_bytes(int64_t rows, int64_t cols);
-void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols);
-/* C[m,n] = A[m,k] op(W) + beta * C with W prepared, all dense: a layer's forward product with W^T (W is n x k), or dX with W (k x n). */
-void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c);
+int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward);
+void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
+/* C[m,n] = A[m,k] op(W) + beta * C with W prepared, A dense, C with leading dimension ldc: a layer's forward product with W^T (W is n x k), or dX
+ * with W (k x n). */
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c, int64_t ldc);
 double bw_gemm_flops(void); /* of all calls so far */
 /* Multiply-adds in registers on every thread, as fast as this CPU does them; returns how many flops that was. *result: 24 per thread. */
 double bw_fma_burst(int64_t rounds, float *result);
 
 /* W[rows, cols] (leading dimension ld) += s * B[rows, r] * A[r, cols]: each entry sums over r in order, so that any cut
- * of W into blocks gives the same bits. Used to fold a BufferLoRA into a gathered layer. Half as fast where lda is a multiple of 1,024: rows of A then share a few
- * sets of the cache. */
+ * of W into blocks gives the same bits. Used to fold a BufferLoRA into a gathered layer. Half as fast where lda is a multiple of 1,024: rows of A
+ * then share a few sets of the cache. */
 void bw_fold(float *w, int64_t ld, int64_t rows, int64_t cols, float s, const float *b, int64_t ldb, const float *a, int64_t lda, int r);
 
 /* sums += over n entries: delta^2, (now - before)^2, their product, and their difference squared, in float64. */

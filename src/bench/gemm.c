@@ -28,7 +28,7 @@ static int multiply(void *context)
 {
     const product *p = context;
     if (p->frozen)
-        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, p->weight, 0, p->c);
+        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, p->weight, 0, p->c, p->n);
     else
         bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, p->a, lda(p), p->b, ldb(p), 0, p->c, p->n);
     return BW_OK;
@@ -61,9 +61,9 @@ static int product_create(product *p)
     const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
     if (!p->frozen)
         return BW_OK;
-    p->weight = bw_calloc(bw_weight_bytes(rows, cols), 1, "bench");
+    p->weight = bw_calloc(bw_weight_bytes(rows, cols, true), 1, "bench");
     if (p->weight)
-        bw_weight_pack(p->weight, p->b, rows, cols);
+        bw_weight_pack(p->weight, p->b, rows, cols, true);
     return p->weight ? BW_OK : BW_SYSTEM;
 }
 
@@ -172,7 +172,8 @@ static int decode_products(bw_bench *bench)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         BW_TRY(measure(bench, (product){.what = "decode gate", .trans_b = true, .m = rows[i], .n = spec->d_ff, .k = spec->d_model, .frozen = true},
                        true, NULL));
-    return measure(bench, (product){.what = "decode head", .trans_b = true, .m = 16, .n = spec->vocab, .k = spec->d_model}, true, NULL);
+    return measure(bench, (product){.what = "decode head", .trans_b = true, .m = 16, .n = spec->vocab, .k = spec->d_model, .frozen = true}, true,
+                   NULL);
 }
 
 int bw_bench_gemm(bw_bench *bench)

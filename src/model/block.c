@@ -282,7 +282,7 @@ static void project(const bw_block *block, const bw_rows_of *rows, const bw_laye
 {
     float *low = saved->low[target];
     projection p = projection_of(block, layer, target);
-    bw_gemm_weight(true, rows->T, p.out, p.in, x, weights->weight[target], beta, y);
+    bw_gemm_weight(true, rows->T, p.out, p.in, x, weights->weight[target], beta, y, p.out);
     bw_store_progress(block->store);
     add_sides(block, rows->T, weights, target, &p, x, y);
     if (!p.lora)
@@ -301,7 +301,7 @@ static void project_backward(const bw_block *block, int64_t T, const bw_layer *w
     const float *low = saved->low[target];
     const uint32_t *kept = saved->kept[target];
     if (dx) {
-        bw_gemm_weight(false, T, p.in, p.out, dy, weights->weight[target], beta, dx);
+        bw_gemm_weight(false, T, p.in, p.out, dy, weights->weight[target], beta, dx, p.in);
         bw_store_progress(block->store);
         add_sides_backward(block, T, weights, target, &p, dy, dx);
     }

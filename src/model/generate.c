@@ -3,6 +3,7 @@
  * A pass runs rows of several sequences through all layers: whole prompts first (prefill), then one row a sequence. Both
  * go the same way; only the number of rows a sequence brings differs. */
 #include "block.h"
+#include "head.h"
 #include <string.h>
 
 enum { LEAST_SHARED = 16 };     /* tokens that all prompts of a batch begin with: from here on they are computed once */
@@ -28,6 +29,7 @@ typedef struct decoder {
     const bw_spec *spec;
     bw_block block;
     bw_saved saved;
+    bw_head head;
     int64_t max_rows, cache_rows;
     float *x;
     float *keys, *values;                    /* [layer][cache_rows][n_kv * head_dim]; sequences lie one behind the other */
@@ -41,6 +43,7 @@ typedef struct decoder {
 
 static void decoder_free(decoder *d)
 {
+    bw_head_free(&d->head, d->grid);
     bw_saved_free(&d->saved);
     bw_block_free(&d->block);
     void *owned[] = {d->x, d->keys, d->values, d->last, d->normed, d->inv_rms, d->logits, d->tokens, d->positions, d->runs, d->sequences};
@@ -118,7 +121,7 @@ static void choose(decoder *d)
     for (int i = 0; i < d->n_runs; i++)
         memcpy(d->last + i * C, d->x + (d->runs[i].first + d->runs[i].rows - 1) * C, (size_t)C * sizeof(float));
     bw_rmsnorm_forward(d->normed, d->inv_rms, d->last, bw_store_norm(d->store), d->spec->norm_add_one, (float)d->spec->norm_eps, d->n_runs, C);
-    bw_gemm(false, true, d->n_runs, V, C, 1, d->normed, C, bw_store_head(d->store), C, 0, d->logits, V);
+    bw_head_logits(&d->head, d->n_runs, d->normed, d->logits);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < d->n_runs; i++) {
         sequence *s = &d->sequences[d->runs[i].slot];
@@ -337,6 +340,8 @@ int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, 
                                               : 1,
                                 most_cache_rows(grid, prompts, rounds, batch, count, max_new));
     status = bw_agree(grid, status);
+    if (status == BW_OK)
+        status = bw_head_create(&d.head, grid, store);
     for (int64_t round = 0; status == BW_OK && round < rounds; round++) {
         int64_t first, mine = share(grid, round, batch, count, &first);
         status = batch_run(&d, prompts + first, answers + first, (int)mine, max_new, stop, n_stop);

@@ -200,7 +200,7 @@ static int64_t lay_out(const bw_spec *spec, bool dense, int64_t offset[BW_TARGET
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
         offset[target] = bytes;
-        bytes += dense ? bw_line_round(out * in) * (int64_t)sizeof(float) : bw_weight_bytes(out, in);
+        bytes += dense ? bw_line_round(out * in) * (int64_t)sizeof(float) : bw_weight_bytes(out, in, true);
     }
     return bytes;
 }
@@ -414,7 +414,7 @@ static int pack(bw_store *store)
     for (int target = store->grid->node_rank; target < BW_TARGETS; target += store->grid->node_size) {
         int64_t out, in;
         bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
-        bw_weight_pack(slot_weight(store, store->arrives, target), dense_weight(store, store->arrives, target), out, in);
+        bw_weight_pack(slot_weight(store, store->arrives, target), dense_weight(store, store->arrives, target), out, in, true);
     }
     BW_TRY(bw_node_sync(store->grid));
     const double end = bw_now();

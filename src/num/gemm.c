@@ -120,23 +120,23 @@ const char *bw_weight_type(void)
     return chosen->weight_type;
 }
 
-int64_t bw_weight_bytes(int64_t rows, int64_t cols)
+int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward)
 {
-    const int64_t bytes = chosen->pack ? chosen->weight_bytes(rows, cols) : rows * cols * (int64_t)sizeof(float);
+    const int64_t bytes = chosen->pack ? chosen->weight_bytes(rows, cols, backward) : rows * cols * (int64_t)sizeof(float);
     return (bytes + LINE - 1) / LINE * LINE;
 }
 
-void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols)
+void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
 {
     if (chosen->pack)
-        chosen->pack(weight, dense, rows, cols);
+        chosen->pack(weight, dense, rows, cols, backward);
     else
         memcpy(weight, dense, (size_t)(rows * cols) * sizeof *dense);
 }
 
-void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c)
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c, int64_t ldc)
 {
-    bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a, .lda = k, .c = c, .ldc = n, .trans_b = trans};
+    bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a, .lda = k, .c = c, .ldc = ldc, .trans_b = trans};
     call.b = chosen->pack ? NULL : weight;
     call.weight = chosen->pack ? weight : NULL;
     call.ldb = trans ? k : n;

@@ -8,7 +8,7 @@ typedef struct bw_gemm_call {
     int64_t m, n, k;
     float alpha, beta;
     const float *a, *b;
-    const void *weight; /* packed, instead of b; a and c are dense then, and alpha is 1 */
+    const void *weight; /* packed, instead of b; a is dense then, and alpha is 1 */
     float *c;
     int64_t lda, ldb, ldc;
     bool trans_a, trans_b;
@@ -24,8 +24,8 @@ typedef struct bw_gemm_backend {
     const char *(*describe)(void);
     void (*multiply)(const bw_gemm_call *call);
     /* NULL, both: a frozen weight stays the dense matrix. */
-    int64_t (*weight_bytes)(int64_t rows, int64_t cols);
-    void (*pack)(void *weight, const float *dense, int64_t rows, int64_t cols);
+    int64_t (*weight_bytes)(int64_t rows, int64_t cols, bool backward);
+    void (*pack)(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
 } bw_gemm_backend;
 
 extern const bw_gemm_backend bw_gemm_onednn;     /* bf16, where the CPU multiplies it */

@@ -102,13 +102,16 @@ static void multiply(const bw_gemm_call *call)
         multiply_columns(call, &a, &b, j, least(call->n - j));
 }
 
-static int64_t weight_bytes(int64_t rows, int64_t cols)
+/* One copy serves both directions. */
+static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
 {
+    (void)backward;
     return rows * cols * (int64_t)sizeof(uint16_t);
 }
 
-static void pack(void *weight, const float *dense, int64_t rows, int64_t cols)
+static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
 {
+    (void)backward;
     uint16_t *half = weight;
 #pragma omp parallel for schedule(static) num_threads(thread_count)
     for (int64_t i = 0; i < rows; i++)

@@ -116,7 +116,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void narr
     for (; j + 32 <= n; j += 32)
         _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + j + 16), _mm512_loadu_ps(from + j)));
     for (; j < n; j += 16) {
-        const __mmask16 there = n - j < 16 ? (__mmask16)((1u << (n - j)) - 1) : (__mmask16)0xffff;
+        const __mmask16 there = (__mmask16)(n - j < 16 ? (1u << (n - j)) - 1 : 0xffff);
         _mm256_mask_storeu_epi16(to + j, there, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from + j)));
     }
 }
@@ -291,7 +291,7 @@ static void run(const shape *s, void *a, void *b, float *c)
 
 /* ---- multiply ------------------------------------------------------------------------------------------------------ */
 
-/* Of a packed weight: its part for x W^T, then that for dy W. */
+/* Of a packed weight: its part for x W^T, then, where it was asked for, that for dy W. */
 static int64_t part_bytes(int64_t k, int64_t n)
 {
     return round_up((int64_t)dnnl_memory_desc_get_size(layout_of(k, n)), LINE);
@@ -352,10 +352,10 @@ static void multiply(const bw_gemm_call *call)
 
 /* ---- frozen weights ------------------------------------------------------------------------------------------------- */
 
-static int64_t weight_bytes(int64_t rows, int64_t cols)
+static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
 {
     pthread_mutex_lock(&lock);
-    const int64_t bytes = part_bytes(cols, rows) + part_bytes(rows, cols);
+    const int64_t bytes = part_bytes(cols, rows) + (backward ? part_bytes(rows, cols) : 0);
     pthread_mutex_unlock(&lock);
     return bytes;
 }
@@ -380,12 +380,13 @@ static void pack_part(void *part, const operand *x)
     must(dnnl_memory_destroy(destination), "let go of a packed weight");
 }
 
-static void pack(void *weight, const float *dense, int64_t rows, int64_t cols)
+static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
 {
-    const operand forward = {dense, cols, cols, rows, true}, backward = {dense, cols, rows, cols, false};
+    const operand turned = {dense, cols, cols, rows, true}, plain = {dense, cols, rows, cols, false};
     pthread_mutex_lock(&lock);
-    pack_part(weight, &forward);
-    pack_part((char *)weight + part_bytes(cols, rows), &backward);
+    pack_part(weight, &turned);
+    if (backward)
+        pack_part((char *)weight + part_bytes(cols, rows), &plain);
     pthread_mutex_unlock(&lock);
 }
 
@@ -448,11 +449,11 @@ static bool is_right(bool trans_b, bool packed)
     for (int i = 0; i < M * N; i++)
         c[i] = (float)(i % 11);
     const int64_t rows = trans_b ? N : K, cols = trans_b ? K : N;
-    void *weight = packed ? bw_calloc(weight_bytes(rows, cols), 1, "matrix products") : NULL;
+    void *weight = packed ? bw_calloc(weight_bytes(rows, cols, true), 1, "matrix products") : NULL;
     if (packed && !weight)
         return false;
     if (packed)
-        pack(weight, b, rows, cols);
+        pack(weight, b, rows, cols, true);
     multiply(&(bw_gemm_call){.m = M,
                              .n = N,
                              .k = K,

@@ -139,9 +139,9 @@ static void check_weight(const bw_layer *lent, int layer, bw_target target)
     int64_t out, in;
     bw_spec_shape(bw_source_spec(source), target, &out, &in);
     CHECK_OK(bw_source_read(source, layer, target, 0, out, 0, in, dense, in));
-    void *packed = bw_calloc(bw_weight_bytes(out, in), 1, "test");
-    bw_weight_pack(packed, dense, out, in);
-    CHECK(memcmp(packed, lent->weight[target], (size_t)bw_weight_bytes(out, in)) == 0);
+    void *packed = bw_calloc(bw_weight_bytes(out, in, true), 1, "test");
+    bw_weight_pack(packed, dense, out, in, true);
+    CHECK(memcmp(packed, lent->weight[target], (size_t)bw_weight_bytes(out, in, true)) == 0);
     CHECK((uintptr_t)lent->weight[target] % 64 == 0);
     bw_free(packed);
 }

@@ -67,9 +67,9 @@ static void check(const bw_gemm_backend *backend, const problem *p, bool packed)
         for (int64_t j = 0; j < p->n; j++)
             c[i * ldc + j] = NAN; /* beta 0 does not read c */
     if (packed) {
-        call.weight = weight = bw_calloc(backend->weight_bytes(rows, cols), 1, "test");
+        call.weight = weight = bw_calloc(backend->weight_bytes(rows, cols, true), 1, "test");
         assert_non_null(weight);
-        backend->pack(weight, b, rows, cols);
+        backend->pack(weight, b, rows, cols, true);
         call.b = NULL;
     }
     backend->multiply(&call);
@@ -176,7 +176,7 @@ static void precision_takes_the_best_that_is_here(void **state)
     assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
     assert_string_equal(bw_gemm_precision(), "fp32");
     assert_null(strstr(bw_gemm_describe(), "not "));
-    assert_true(bw_weight_is_dense() && bw_weight_bytes(3, 5) == 64);
+    assert_true(bw_weight_is_dense() && bw_weight_bytes(3, 5, true) == 64);
 }
 
 /* A rank takes what another rank can, and says that it cannot. */
@@ -206,13 +206,13 @@ static void weights_multiply_as_matrices_do(void **state)
         assert_int_equal(bw_gemm_start(precisions[which], 1), BW_OK);
         float *x = random_floats(T * IN, 1), *w = random_floats(OUT * IN, 2), *dy = random_floats(T * OUT, 3);
         float *y = zeros(T * OUT), *y2 = zeros(T * OUT), *dx = zeros(T * IN), *dx2 = zeros(T * IN);
-        void *weight = bw_calloc(bw_weight_bytes(OUT, IN), 1, "test");
-        bw_weight_pack(weight, w, OUT, IN);
+        void *weight = bw_calloc(bw_weight_bytes(OUT, IN, true), 1, "test");
+        bw_weight_pack(weight, w, OUT, IN, true);
         bw_gemm(false, true, T, OUT, IN, 1, x, IN, w, IN, 0, y, OUT);
         bw_gemm(false, false, T, IN, OUT, 1, dy, OUT, w, IN, 0, dx, IN);
         const double before = bw_gemm_flops();
-        bw_gemm_weight(true, T, OUT, IN, x, weight, 0, y2);
-        bw_gemm_weight(false, T, IN, OUT, dy, weight, 0, dx2);
+        bw_gemm_weight(true, T, OUT, IN, x, weight, 0, y2, OUT);
+        bw_gemm_weight(false, T, IN, OUT, dy, weight, 0, dx2, IN);
         assert_true(bw_gemm_flops() - before == 4.0 * T * OUT * IN);
         for (int i = 0; i < T * OUT; i++)
             close_to((double)y2[i], (double)y[i], which ? 2 * (IN + 3) * FLT_EPSILON / 2 * IN : 0, "y", i);
