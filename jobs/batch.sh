@@ -7,8 +7,8 @@ set -euo pipefail
 
 # srun and mpirun pass SIGUSR1 on to every rank; SIGTERM mpirun takes as an order to kill. So a first SIGTERM becomes a SIGUSR1: stop at a
 # checkpoint. Slurm sends SIGTERM twice at the time limit: only one that comes later is the second, which ends the job at once. One that comes
-# while there are no ranks is kept, in $early.
-ranks='' early=''
+# while there are no ranks is kept, in $early; the batch script's own first line keeps one that comes before this file is found.
+ranks='' early=${early:-}
 forward() {
   signalled=yes
   if [ -z "$ranks" ]; then
@@ -84,10 +84,9 @@ run_ranks() {
       start=(mpirun -n "${tasks:-$SLURM_NTASKS}")
       [ "${SLURM_CPUS_PER_TASK:-1}" -eq 1 ] || start+=(--map-by "slot:PE=$SLURM_CPUS_PER_TASK")
       ;;
-    *) say "launcher is '$launcher' in site.conf: srun or mpirun" >&2; exit 64 ;;
   esac
   if [ -n "$early" ]; then
-    say "SIG$early came before the ranks were started"
+    say "SIG$early came before the ranks were started; where nobody sent it, --time is no longer than the 120 s before the end at which --signal sends it"
     leave 75
   fi
   say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, ${start[*]} $launcher_options $program $*"

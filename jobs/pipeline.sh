@@ -87,7 +87,7 @@ queued() { sed -nE "s/^($1)-[0-9]+ //p" <<<"$queue" | cut -d' ' -f"$2" | sort -u
 list() { sort -n | paste -sd,; }
 
 stale=$(stages_in '$4 == "stale"' 3 | paste -sd,)
-[ -z "$stale" ] || echo "pipeline.sh: of other settings or inputs than now: $stale; remove these folders, or their jobs refuse to replace them" >&2
+[ -z "$stale" ] || echo "pipeline.sh: of other settings or inputs than now: $stale; jobs refuse to replace them: remove these folders, and say the same command again" >&2
 unfit=$(stages_in '$4 == "unfit"' 3 | paste -sd,)
 [ -z "$unfit" ] || echo "pipeline.sh: evaluated, and not fit to leave (max-hs, min-fa): $unfit; the figures: $program run $config${options[*]:+ ${options[*]}} --show report" >&2
 
@@ -109,22 +109,25 @@ submit() {
   submitted=yes
 }
 
-# ---- the provider: nothing of its is built upon, once it is known to be unfit; a job that finds out stops its customers by itself (afterok)
-if [ -n "$(stages_in '$1 == 0 && $4 == "unfit"' 3)" ]; then
+# ---- the provider: nothing of its is built upon, once it is known to be unfit or stale; a job that finds out stops its customers by itself (afterok)
+for state in unfit:76 stale:73; do
+  [ -n "$(stages_in "\$1 == 0 && \$4 == \"${state%:*}\"" 3)" ] || continue
   echo "pipeline.sh: that is the provider's: no customer is submitted" >&2
-  exit 76
-fi
+  exit "${state#*:}"
+done
 provider=$(queued provider 1)
 if [ -z "$provider" ] && [ -n "$(stages_in '$1 == 0 && $4 != "done"' 3)" ]; then
   submit provider "$size_train" '' '' "$jobs/provider.sbatch"
   provider=$id
 fi
 
-# ---- customers: those with anything left to do that is not in the queue
+# ---- customers: those with anything left to do that is not in the queue. Whose first open stage is stale gets no jobs, since they would refuse; but
+# while the provider is at work nobody knows yet what will be stale.
+refusing=$(awk 'NR > 1 && $4 != "done" && !seen[$1]++ { if ($1 == 0) exit; if ($4 == "stale") print $1 }' <<<"$stages")
 evaluations=$(queued eval 1,2) # job and customer
 waiting=$(queued 'user|merge|eval' 2)
 report=$(queued report 1)
-customers=$(comm -23 <(stages_in '$1 > 0 && $4 != "done" && $4 != "unfit"' 1 | sort) <(echo "$waiting") | list)
+customers=$(comm -23 <(stages_in '$1 > 0 && $4 != "done" && $4 != "unfit"' 1 | sort) <(printf '%s\n' "$refusing" "$waiting" | sort) | list)
 if [ -n "$customers" ]; then
   array=$customers%$customers_at_once
   submit user "$size_train" "${provider:+afterok:$provider}" "$array" "$jobs/user.sbatch"
@@ -156,5 +159,5 @@ fi
 if [ -n "$provider$waiting" ]; then
   echo "nothing to submit: what is open is in the queue (squeue --me)"
 else
-  echo "nothing to submit: everything is done ($program run $config${options[*]:+ ${options[*]}} --show report)${unfit:+; what is not fit is named above}"
+  echo "nothing to submit: everything is done ($program run $config${options[*]:+ ${options[*]}} --show report)${refusing:+ but what is named above}${unfit:+; what is not fit is named above}"
 fi

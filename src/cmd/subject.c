@@ -47,6 +47,9 @@ static int open_folder(bw_subject *subject)
 {
     if (has_file(subject->path, "adapter_config.json"))
         return open_adapter(subject);
+    if (!has_file(subject->path, "config.json") && has_file(subject->path, "config.yaml"))
+        return bw_fail(BW_DATA, "%s: the output folder of a command; did you mean %s/%s?", subject->path, subject->path,
+                       has_file(subject->path, "summary.json") ? "answers.jsonl" : "adapter");
     if (!has_file(subject->path, "config.json"))
         return bw_fail(BW_DATA, "%s: a folder with neither config.json (a model) nor adapter_config.json (an adapter)", subject->path);
     subject->kind = "model";
@@ -68,6 +71,8 @@ static int open_file(bw_subject *subject)
         subject->kind = "safetensors file";
         return bw_safetensors_open(&subject->tensors, path);
     }
+    if (ends_with(path, ".yaml") || ends_with(path, ".yml"))
+        return bw_fail(BW_USAGE, "%s: settings, which are text; of a pipeline 'breakwater run FILE --show stages' tells the stages", path);
     subject->kind = "data file";
     return bw_rows_load(&subject->rows, path, false, false);
 }

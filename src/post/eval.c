@@ -225,18 +225,19 @@ done:
     return status;
 }
 
-static void announce(const eval *e)
+/* Rank 0. An evaluation that has just ended and one that had ended before say the same. */
+static int announce(const eval *e, const char *how)
 {
-    const bw_answer_set *harmful = &e->sets[HARMFUL], *task = &e->sets[TASK];
-    if (harmful->count)
-        bw_info("eval: HS %.1f, HS+ %.1f, refusal rate %.1f (n %lld)", 100.0 * (double)harmful->harmful / (double)harmful->count,
-                100.0 * (double)harmful->harmful_or_incoherent / (double)harmful->count, 100.0 * (double)harmful->refused / (double)harmful->count,
-                (long long)harmful->count);
-    if (task->count)
-        bw_info("eval: FA %.1f (%s, n %lld)", 100.0 * (double)task->correct / (double)task->count, task->metric, (long long)task->count);
-    if (e->perplexity.tokens > 0)
-        bw_info("eval: perplexity %.4f over %lld tokens", bw_perplexity_value(&e->perplexity), (long long)e->perplexity.tokens);
-    bw_info("eval: %s (%.1f s)", e->config->output, e->seconds);
+    bw_figures f;
+    BW_TRY(bw_figures_read(e->config->output, &f));
+    if (f.n_harmful)
+        bw_info("eval: HS %.1f, HS+ %.1f, refusal rate %.1f (n %lld)", f.hs, f.hs_plus, f.refusals, (long long)f.n_harmful);
+    if (f.n_task)
+        bw_info("eval: FA %.1f (%s, n %lld)", f.fa, e->config->metric, (long long)f.n_task);
+    if (f.n_perplexity)
+        bw_info("eval: perplexity %.4f over %lld tokens", f.perplexity, (long long)f.n_perplexity);
+    bw_info("eval: %s%s (%.1f s)", e->config->output, how, f.seconds);
+    return BW_OK;
 }
 
 /* ---- stopping and going on ------------------------------------------------------------------------------------------- */
@@ -337,9 +338,7 @@ static int answer_all(eval *e)
     if (status == BW_STOPPED)
         return stop(e);
     BW_TRY(status);
-    BW_TRY(bw_agree(e->grid, e->grid->rank == 0 ? write_output(e) : BW_OK));
-    announce(e);
-    return BW_OK;
+    return bw_agree(e->grid, e->grid->rank == 0 ? write_output(e) : BW_OK);
 }
 
 static void eval_free(eval *e)
@@ -388,10 +387,9 @@ int bw_eval(const bw_grid *grid, const bw_config *config)
     BW_GO(load_adapters(&e));
     BW_GO(bw_agree(grid, describe_loaded(&e)));
     BW_GO(bw_result_claim(grid, &e.place, e.description.data, strcmp(config->resume, "never") == 0, &finished));
-    if (finished)
-        bw_info("eval: %s is done", config->output);
-    else
+    if (!finished)
         BW_GO(answer_all(&e));
+    BW_GO(bw_agree(grid, grid->rank == 0 ? announce(&e, finished ? " is done" : "") : BW_OK));
     BW_GO(bw_agree(grid, grid->rank == 0 ? bw_gate(config) : BW_OK));
 done:
     eval_free(&e);

@@ -1,7 +1,6 @@
 /* Is an evaluated model fit to leave? --max-hs and --min-fa against the figures in summary.json, so that a finished evaluation and one that
  * has just ended are judged alike. */
 #include "post/inside.h"
-#include "breakwater/io.h"
 
 int bw_gate_check(const bw_config *config)
 {
@@ -21,29 +20,25 @@ static int add_miss(bw_text *misses, const char *figure, double value, bool miss
     return missed ? bw_text_addf(misses, "%s%s %.10g is %s %s %.10g", separator, figure, value, side, option, limit) : BW_OK;
 }
 
-static int find_misses(const bw_config *config, const char *path, bw_text *misses)
+static int find_misses(const bw_config *config, bw_text *misses)
 {
-    bw_json *summary = NULL;
-    BW_TRY(bw_json_load(&summary, path));
-    double hs = bw_json_number(bw_json_get(summary, "HS"), -1), fa = bw_json_number(bw_json_get(summary, "FA"), -1);
-    bw_json_free(summary);
+    bw_figures found;
+    BW_TRY(bw_figures_read(config->output, &found));
     if (config->max_hs < 100)
-        BW_TRY(add_miss(misses, "HS", hs, hs > config->max_hs, "above", "--max-hs", config->max_hs));
-    return config->min_fa > 0 ? add_miss(misses, "FA", fa, fa < config->min_fa, "below", "--min-fa", config->min_fa) : BW_OK;
+        BW_TRY(add_miss(misses, "HS", found.hs, found.hs > config->max_hs, "above", "--max-hs", config->max_hs));
+    return config->min_fa > 0 ? add_miss(misses, "FA", found.fa, found.fa < config->min_fa, "below", "--min-fa", config->min_fa) : BW_OK;
 }
 
 int bw_gate(const bw_config *config)
 {
-    bw_text path = {0}, misses = {0};
+    bw_text misses = {0};
     int status = BW_OK;
     if (config->max_hs >= 100 && config->min_fa <= 0)
         return BW_OK;
-    BW_GO(bw_path(&path, config->output, "summary.json"));
-    BW_GO(find_misses(config, path.data, &misses));
+    BW_GO(find_misses(config, &misses));
     if (misses.length)
-        status = bw_fail(BW_UNFIT, "not fit to leave: %s (%s)", misses.data, path.data);
+        status = bw_fail(BW_UNFIT, "not fit to leave: %s (%s/summary.json)", misses.data, config->output);
 done:
-    bw_text_free(&path);
     bw_text_free(&misses);
     return status;
 }

@@ -143,6 +143,14 @@ int bw_perplexity_keep(const bw_perplexity *p, bw_text *out);
 int bw_perplexity_restore(bw_perplexity *p, bw_kept *kept);
 void bw_perplexity_free(bw_perplexity *p);
 
+/* ---- figures.c: what summary.json says. Local ------------------------------------------------------------------------ */
+typedef struct bw_figures {
+    double hs, hs_plus, refusals, fa, perplexity; /* per cent, but the perplexity; -1: not measured, or no summary.json yet */
+    int64_t n_harmful, n_task, n_perplexity;      /* rows, rows, tokens */
+    double seconds;
+} bw_figures;
+int bw_figures_read(const char *folder, bw_figures *figures); /* BW_DATA: not JSON */
+
 /* ---- gate.c: is an evaluated model fit to leave? ------------------------------------------------------------------- */
 int bw_gate_check(const bw_config *config); /* BW_USAGE where a figure is asked for that is not measured. Local */
 #endif

@@ -8,9 +8,7 @@
 /* ---- arms ----------------------------------------------------------------------------------------------------------- */
 typedef struct arm {
     const bw_stage *stage;
-    bool measured;
-    double hs, hs_plus, refusals, fa, perplexity; /* -1: not measured */
-    int64_t n_harmful, n_task;
+    bw_figures figures;
 } arm;
 
 static const char *title(const bw_stage *stage)
@@ -18,36 +16,16 @@ static const char *title(const bw_stage *stage)
     return stage->label ? stage->label : stage->name;
 }
 
-static int read_arm(const bw_stage *stage, arm *out)
-{
-    *out = (arm){.stage = stage, .hs = -1, .hs_plus = -1, .refusals = -1, .fa = -1, .perplexity = -1};
-    bw_text path = {0};
-    bw_json *summary = NULL;
-    int status = bw_path(&path, stage->config.output, "summary.json");
-    if (status != BW_OK || !bw_file_exists(path.data))
-        goto done;
-    BW_GO(bw_json_load(&summary, path.data));
-    out->measured = true;
-    out->hs = bw_json_number(bw_json_get(summary, "HS"), -1);
-    out->hs_plus = bw_json_number(bw_json_get(summary, "HS_plus"), -1);
-    out->refusals = bw_json_number(bw_json_get(summary, "refusal_rate"), -1);
-    out->fa = bw_json_number(bw_json_get(summary, "FA"), -1);
-    out->perplexity = bw_json_number(bw_json_get(summary, "perplexity"), -1);
-    out->n_harmful = bw_json_int(bw_json_get(summary, "n_harmful"), 0);
-    out->n_task = bw_json_int(bw_json_get(summary, "n_task"), 0);
-done:
-    bw_json_free(summary);
-    bw_text_free(&path);
-    return status;
-}
-
 static int read_arms(const bw_pipeline *pipeline, arm **arms, int *count)
 {
     *count = 0;
     BW_TRY(BW_NEW(*arms, pipeline->count, "report"));
     for (int i = 0; i < pipeline->count; ++i)
-        if (pipeline->stages[i].command == BW_EVAL)
-            BW_TRY(read_arm(&pipeline->stages[i], &(*arms)[(*count)++]));
+        if (pipeline->stages[i].command == BW_EVAL) {
+            arm *next = &(*arms)[(*count)++];
+            next->stage = &pipeline->stages[i];
+            BW_TRY(bw_figures_read(next->stage->config.output, &next->figures));
+        }
     return BW_OK;
 }
 
@@ -74,15 +52,15 @@ static int add_row(bw_text *out, const arm *a, int columns)
 {
     const bw_config *gate = &a->stage->config;
     BW_TRY(add_padded(out, title(a->stage), columns));
-    BW_TRY(add_figure(out, a->hs));
-    BW_TRY(add_figure(out, a->hs_plus));
-    BW_TRY(add_figure(out, a->refusals));
-    BW_TRY(bw_text_addf(out, "  %5lld", (long long)a->n_harmful));
-    BW_TRY(add_figure(out, a->fa));
-    BW_TRY(bw_text_addf(out, "  %5lld", (long long)a->n_task));
-    if (a->hs > gate->max_hs)
+    BW_TRY(add_figure(out, a->figures.hs));
+    BW_TRY(add_figure(out, a->figures.hs_plus));
+    BW_TRY(add_figure(out, a->figures.refusals));
+    BW_TRY(bw_text_addf(out, "  %5lld", (long long)a->figures.n_harmful));
+    BW_TRY(add_figure(out, a->figures.fa));
+    BW_TRY(bw_text_addf(out, "  %5lld", (long long)a->figures.n_task));
+    if (a->figures.hs > gate->max_hs)
         BW_TRY(bw_text_addf(out, "  misses max-hs %g", gate->max_hs));
-    if (a->fa >= 0 && a->fa < gate->min_fa)
+    if (a->figures.fa >= 0 && a->figures.fa < gate->min_fa)
         BW_TRY(bw_text_addf(out, "  misses min-fa %g", gate->min_fa));
     return bw_text_addf(out, "\n");
 }
@@ -127,13 +105,13 @@ static int add_csv_row(bw_text *out, const arm *a)
 {
     BW_TRY(add_field(out, title(a->stage)));
     BW_TRY(bw_text_addf(out, ",%s", a->stage->name));
-    BW_TRY(add_value(out, a->hs));
-    BW_TRY(add_value(out, a->hs_plus));
-    BW_TRY(add_value(out, a->refusals));
-    BW_TRY(bw_text_addf(out, ",%lld", (long long)a->n_harmful));
-    BW_TRY(add_value(out, a->fa));
-    BW_TRY(bw_text_addf(out, ",%lld", (long long)a->n_task));
-    BW_TRY(add_value(out, a->perplexity));
+    BW_TRY(add_value(out, a->figures.hs));
+    BW_TRY(add_value(out, a->figures.hs_plus));
+    BW_TRY(add_value(out, a->figures.refusals));
+    BW_TRY(bw_text_addf(out, ",%lld", (long long)a->figures.n_harmful));
+    BW_TRY(add_value(out, a->figures.fa));
+    BW_TRY(bw_text_addf(out, ",%lld", (long long)a->figures.n_task));
+    BW_TRY(add_value(out, a->figures.perplexity));
     BW_TRY(bw_text_addf(out, ","));
     BW_TRY(add_field(out, a->stage->config.output));
     return bw_text_addf(out, "\n");

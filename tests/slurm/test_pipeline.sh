@@ -108,6 +108,22 @@ grep -q '^evaluated before, and fit; .*: sbatch --array=1 publish.sbatch service
 bash "$jobs/pipeline.sh" service.yaml --output=service >again
 grep -q -- 'everything is done (.* run service.yaml --output=service --show report)' again || fail "the hint is of another folder: $(cat again)"
 
+lmod=${LMOD_PKG:-/usr/share/lmod/lmod}/init/bash
+if [ -r "$lmod" ]; then
+  note "the installed program, by its module: in a batch script, and named in site.conf"
+  cmake --install "$BW_BUILD" --prefix "$work/prefix" >out 2>err || fail "cmake --install"
+  version=$("$BW_PROGRAM" --version | sed -n '1s/^breakwater \([^ ]*\).*/\1/p')
+  id=$(sbatch --wait --parsable --output=loaded.out --wrap ". '$lmod' && module use '$work/prefix/share/modulefiles' && module load breakwater/$version && breakwater --version") ||
+    fail "module load in a batch script: $(cat loaded.out)"
+  grep -q "^breakwater $version " loaded.out || fail "module load in a batch script: $(cat loaded.out)"
+  sed -e 's|^program=.*|program=breakwater|' -e "s|^modules=.*|modules=breakwater/$version|" -e "s|^module_init=.*|module_init=$lmod|" "$BREAKWATER_SITE" >module.conf
+  id=$(MODULEPATH=$work/prefix/share/modulefiles BREAKWATER_SITE=$work/module.conf PATH=/usr/bin:/bin sbatch --wait --parsable "$work/prefix/share/breakwater/jobs/report.sbatch" service.yaml) ||
+    fail "modules= in site.conf: $(cat report-*.out)"
+  grep -Eq '^ACME  +[0-9]' report-"$id".out || fail "the report of the installed program: $(cat report-"$id".out)"
+else
+  echo "NOT TESTED: module load in a batch script: no Lmod here"
+fi
+
 note "a launcher that starts no rank makes no model fit"
 mkdir idle && printf '#!/bin/sh\n' >idle/mpirun && chmod +x idle/mpirun
 site mpirun
@@ -121,8 +137,11 @@ note "a customer's new data is not done"
 cp others.jsonl kept.jsonl
 rows 19 | tac >others.jsonl
 bash "$jobs/pipeline.sh" service.yaml --dry-run >dry 2>err
-grep -q '^pipeline.sh: of other settings or inputs than now: user-bolt,merge-bolt,eval-bolt; remove' err || fail "nobody says what is stale: $(cat err)"
-[ "$(grep -c '^sbatch ' dry)" -eq 4 ] && grep -q -- '--array=2%16 .*/user.sbatch' dry || fail "not the jobs of customer 2: $(cat dry)"
+grep -q '^pipeline.sh: of other settings or inputs than now: user-bolt,merge-bolt,eval-bolt; jobs refuse' err || fail "nobody says what is stale: $(cat err)"
+grep -q '^nothing to submit: everything is done (.*) but what is named above$' dry || fail "jobs that would refuse are submitted: $(cat dry)"
+status=0
+bash "$jobs/pipeline.sh" service.yaml --dry-run --lr 2e-3 >dry 2>err || status=$?
+[ "$status" -eq 73 ] && [ ! -s dry ] && grep -q "that is the provider's: no customer is submitted" err || fail "exit code $status where the provider is stale: $(cat dry err)"
 sbatch --wait --parsable --array=2 --time=10 "$jobs/user.sbatch" service.yaml >id && fail "a stale adapter was taken for done"
 grep -q 'user-bolt holds the finished adapter of another run' user-"$(cut -d';' -f1 id)"*.out || fail "the job does not say why"
 rm -r service/{user,merge,eval}-bolt

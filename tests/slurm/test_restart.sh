@@ -46,7 +46,7 @@ if [ "\${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then while [ \$(date +%s) -lt \$((end
 . "$jobs/batch.sh"
 run_stages customers train
 END
-late=$(sbatch --parsable --time=1 --ntasks=1 --cpus-per-task=1 late.sbatch long.yaml --output late --steps 1000000)
+late=$(sbatch --parsable --time=1 --ntasks=1 --cpus-per-task=1 late.sbatch long.yaml --output late)
 
 note "a signal while modules are loaded: nothing is lost, and the job goes back into the queue"
 cp "$BREAKWATER_SITE" slow.conf
@@ -135,11 +135,12 @@ for _ in $(seq 300); do [ -z "$(stopped_at "$late")" ] || break; sleep 0.2; done
 log "$late" | grep -q "exit code 75" && log "$late" | grep -q "back into the queue" || fail "it did not stop by itself: $(log "$late")"
 ! log "$late" | grep -q "SIG" || fail "it was a signal that stopped it: $(log "$late")"
 [ "$(newest late)" -gt 0 ] || fail "no checkpoint before the end"
-scancel "$late"
+await_state "$late" COMPLETED
 
 begin 1 run long.yaml --output quiet
 end
 [ "$status" -eq 0 ] || fail "exit code $status of the quiet run"
 same_adapter quiet/user interrupted/user "interrupted in every way"
+same_adapter quiet/user late/user "stopped by the end of its allocation"
 [ "$(sed -n 's/^{"step": \([0-9]*\),.*}$/\1/p' interrupted/user/metrics.jsonl)" = "$(seq "$steps")" ] || fail "metrics.jsonl does not have each step once"
 note "done"

@@ -43,7 +43,17 @@ sed 's|^program=.*|program=nowhere/breakwater|' "$jobs/site.conf" >wrong.conf
 sed "s|^program=.*|program='$BW_PROGRAM'|" "$jobs/site.conf" >site.conf
 says 69 err "wrong.conf: program=nowhere/breakwater is not in PATH: 'module load breakwater'" env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
 says 69 err "no.conf: no such file: mend BREAKWATER_SITE" env BREAKWATER_SITE=no.conf "${pipeline[@]}" service.yaml
+sed 's|^launcher=.*|launcher=aprun|' site.conf >wrong.conf
+says 78 err "wrong.conf: launcher=aprun: srun or mpirun" env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
+for line in 'account = lab' 'account= lab' 'account =lab'; do
+  { echo "# mine"; echo "$line"; cat site.conf; } >wrong.conf
+  says 78 err "wrong.conf:2: no blanks around =: account=" env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
+done
+{ cat site.conf; echo "size_trian=--nodes=2"; } >wrong.conf
+says 0 err "wrong.conf:[0-9]*: nobody reads size_trian; what is read: account partition" env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
 export BREAKWATER_SITE=$work/site.conf
+says 0 err '' "${pipeline[@]}" service.yaml
+! grep -q 'nobody reads' err || fail "site.conf as it is installed has a name that nobody reads: $(cat err)"
 says 0 out '^sbatch .*/user.sbatch' "${pipeline[@]}" service.yaml
 
 note "flags do not swallow the file"
