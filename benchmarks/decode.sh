@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Greedy decoding in batches beside transformers' generate: the same prompts, the same batch, in turn. Writes decode.csv and prints the ratios.
 #   benchmarks/decode.sh MODEL.gguf|FOLDER OUTPUT
-# Settings, from the environment: those of lib.sh, and ROUNDS 2  PROMPTS 80  BATCH 40  MAX_NEW 64
+# Settings, from the environment: those of lib.sh, and ROUNDS 2  PROMPTS 80  BATCH 40  MAX_NEW 64  PRECISION fp32 (or bf16)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -eq 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 64; }
 . "$here/lib.sh"
 take_folders "$1" "$2"
-prompts=${PROMPTS:-80} batch=${BATCH:-40} max_new=${MAX_NEW:-64}
+prompts=${PROMPTS:-80} batch=${BATCH:-40} max_new=${MAX_NEW:-64} precision=${PRECISION:-fp32}
+declare -A type_of=([fp32]=float32 [bf16]=bfloat16)
+[ -n "${type_of[$precision]:-}" ] || { echo "PRECISION=$precision: fp32 or bf16" >&2; exit 64; }
 
 python=${BW_PYTHON:-$(python_of_the_peer)}
 make_rows
@@ -18,13 +20,13 @@ rate_in() { python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); prin
 # ours RANKS THREADS, peer: what rate_in says.
 ours() {
   mpirun --oversubscribe --bind-to none -n "$1" "$program" eval --model "$model" --task "$out/rows.jsonl" --limit "$prompts" --metric exact \
-    --template chatml --max-new "$max_new" --eval-batch "$batch" --threads "$2" --resume never --output "$out/decode-$1x$2" --quiet >&2
+    --template chatml --max-new "$max_new" --eval-batch "$batch" --precision "$precision" --threads "$2" --resume never --output "$out/decode-$1x$2" --quiet >&2
   rate_in "$out/decode-$1x$2/summary.json"
 }
 
 peer() {
   "$python" "$here/peer_generate.py" --model "$folder" --data "$out/rows.jsonl" --rows "$prompts" --batch "$batch" --max-new "$max_new" \
-    --threads "$threads" 2>>"$out/peer.log" >"$out/peer-generate.json"
+    --threads "$threads" --precision "${type_of[$precision]}" 2>>"$out/peer.log" >"$out/peer-generate.json"
   rate_in "$out/peer-generate.json"
 }
 

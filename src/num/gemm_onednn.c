@@ -3,8 +3,9 @@
  *
  * A frozen weight is packed into the layout that oneDNN names for it, twice: for x W^T and for dy W. A product is a primitive, made once for its
  * shape and kept. Micro-batches differ in their number of tokens, so rows are taken in whole groups of ROWS and a short last group is
- * filled up with zeros: a run meets few shapes. What oneDNN writes is c itself where it can be; where c is scaled or added to, or where
- * rows were filled up, it is scratch, and one pass brings it to c: with a post-op for the sum oneDNN 2.6 leaves its fast kernels.
+ * filled up with zeros: a run meets few shapes. What oneDNN writes is c itself where it can be; where c is scaled or added to, or its rows lie apart,
+ * or where rows were filled up, it is scratch, and one pass brings it to c: with a post-op for the sum, or rows apart, oneDNN 2.6 leaves its fast
+ * kernels.
  *
  * One product at a time: each uses all threads. oneDNN fails only where memory ends or where we asked for something wrong; a product cannot
  * report that, so the program ends there, as it does inside BLIS. */
@@ -34,7 +35,7 @@ enum {
 };
 
 typedef struct shape {
-    int64_t m, n, k, ldc;
+    int64_t m, n, k;
     bool packed;
 } shape;
 
@@ -194,7 +195,7 @@ static dnnl_memory_desc_t plain(int64_t rows, int64_t cols, dnnl_data_type_t typ
 
 static dnnl_primitive_desc_t describe_product(const shape *s, const dnnl_memory_desc_t *b)
 {
-    const dnnl_memory_desc_t a = plain(s->m, s->k, state.type, s->k), c = plain(s->m, s->n, dnnl_f32, s->ldc);
+    const dnnl_memory_desc_t a = plain(s->m, s->k, state.type, s->k), c = plain(s->m, s->n, dnnl_f32, s->n);
     dnnl_matmul_desc_t operation;
     dnnl_primitive_desc_t description;
     must(dnnl_matmul_desc_init(&operation, &a, b, NULL, &c), "describe a product");
@@ -208,7 +209,7 @@ static const dnnl_memory_desc_t *layout_of(int64_t k, int64_t n)
     for (int i = 0; i < state.n_layouts; i++)
         if (state.layouts[i].k == k && state.layouts[i].n == n)
             return &state.layouts[i].description;
-    const shape usual = {USUAL_ROWS, n, k, n, true};
+    const shape usual = {USUAL_ROWS, n, k, true};
     dnnl_memory_desc_t any;
     must(dnnl_memory_desc_init_by_tag(&any, 2, (dnnl_dims_t){k, n}, state.type, dnnl_format_tag_any), "describe a weight");
     dnnl_primitive_desc_t description = describe_product(&usual, &any);
@@ -225,11 +226,22 @@ static void memory_for(dnnl_memory_t *memory, const_dnnl_primitive_desc_t descri
     must(dnnl_memory_create(memory, found, state.engine, DNNL_MEMORY_NONE), "describe memory");
 }
 
+/* oneDNN multiplies whatever it is asked for; what it has no kernel for takes a thousand times as long. */
+static void warn_of_reference(const_dnnl_primitive_desc_t description, const shape *s)
+{
+    const char *name = "";
+    must(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, &name), "name a kernel");
+    if (strncmp(name, "ref", 3) == 0)
+        bw_warn("oneDNN has only reference code for %lld x %lld x %lld (%s), which is very slow: --precision fp32 does without it", (long long)s->m,
+                (long long)s->n, (long long)s->k, name);
+}
+
 static void make_product(product *p, const shape *s)
 {
     const dnnl_memory_desc_t b = s->packed ? *layout_of(s->k, s->n) : plain(s->k, s->n, state.type, s->n);
     dnnl_primitive_desc_t description = describe_product(s, &b);
     p->shape = *s;
+    warn_of_reference(description, s);
     must(dnnl_primitive_create(&p->primitive, description), "make a product");
     memory_for(&p->a, description, dnnl_query_src_md);
     memory_for(&p->b, description, dnnl_query_weights_md);
@@ -256,14 +268,14 @@ static void forget_products(void)
 
 static bool same_shape(const shape *a, const shape *b)
 {
-    return a->m == b->m && a->n == b->n && a->k == b->k && a->ldc == b->ldc && a->packed == b->packed;
+    return a->m == b->m && a->n == b->n && a->k == b->k && a->packed == b->packed;
 }
 
 static product *product_of(const shape *s)
 {
     uint64_t hash = (uint64_t)s->packed;
-    const int64_t parts[] = {s->m, s->n, s->k, s->ldc};
-    for (int i = 0; i < 4; i++)
+    const int64_t parts[] = {s->m, s->n, s->k};
+    for (int i = 0; i < 3; i++)
         hash = (hash ^ (uint64_t)parts[i]) * 0x9e3779b97f4a7c15u;
     if (state.n_products == MOST_PRODUCTS)
         forget_products();
@@ -308,13 +320,14 @@ static void multiply_rows(const bw_gemm_call *call)
     const operand a = {call->a, call->lda, call->m, call->k, call->trans_a}, b = {call->b, call->ldb, call->k, call->n, call->trans_b};
     char *left = take(&state.a, &a, rows, k);
     void *right = call->weight ? packed_part(call) : take(&state.b, &b, k, call->n);
-    const int64_t whole = call->alpha == 1.0f && call->beta == 0.0f ? call->m / ROWS * ROWS : 0, rest = call->m - whole; /* rows straight to c */
-    shape shape = {whole, call->n, k, call->ldc, call->weight != NULL};
+    const bool straight = call->alpha == 1.0f && call->beta == 0.0f && call->ldc == call->n;
+    const int64_t whole = straight ? call->m / ROWS * ROWS : 0, rest = call->m - whole; /* rows straight to c */
+    shape shape = {whole, call->n, k, call->weight != NULL};
     if (whole > 0)
         run(&shape, left, right, call->c);
     if (rest == 0)
         return;
-    shape.m = rows - whole, shape.ldc = call->n;
+    shape.m = rows - whole;
     float *sums = reserve(&state.c, shape.m * call->n * (int64_t)sizeof *sums);
     run(&shape, left + whole * k * entry_bytes(), right, sums);
 #pragma omp parallel for schedule(static)
@@ -328,7 +341,7 @@ static void multiply_turned(const bw_gemm_call *call)
 {
     const int64_t rows = round_up(call->n, ROWS), k = round_up(call->k, DEPTH);
     const operand a = {call->b, call->ldb, call->n, call->k, !call->trans_b}, b = {call->a, call->lda, call->k, call->m, false};
-    const shape shape = {rows, call->m, k, call->m, false};
+    const shape shape = {rows, call->m, k, false};
     float *sums = reserve(&state.c, rows * call->m * (int64_t)sizeof *sums);
     run(&shape, take(&state.a, &a, rows, k), take(&state.b, &b, k, call->m), sums);
 #pragma omp parallel for schedule(static)
