@@ -33,7 +33,7 @@ typedef struct decoder {
     int64_t max_rows, cache_rows;
     float *x;
     float *keys, *values;                    /* [layer][cache_rows][n_kv * head_dim]; sequences lie one behind the other */
-    float *last, *normed, *inv_rms, *logits; /* one row a sequence */
+    float *normed, *inv_rms, *logits;        /* one row a sequence */
     int32_t *tokens, *positions;
     run *runs;
     int n_runs;
@@ -46,7 +46,7 @@ static void decoder_free(decoder *d)
     bw_head_free(&d->head, d->grid);
     bw_saved_free(&d->saved);
     bw_block_free(&d->block);
-    void *owned[] = {d->x, d->keys, d->values, d->last, d->normed, d->inv_rms, d->logits, d->tokens, d->positions, d->runs, d->sequences};
+    void *owned[] = {d->x, d->keys, d->values, d->normed, d->inv_rms, d->logits, d->tokens, d->positions, d->runs, d->sequences};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
 }
@@ -66,7 +66,6 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
     BW_TRY(BW_NEW(d->keys, cache, "KV cache"));
     BW_TRY(BW_NEW(d->values, cache, "KV cache"));
-    BW_TRY(BW_NEW(d->last, batch * C, "activations"));
     BW_TRY(BW_NEW(d->normed, batch * C, "activations"));
     BW_TRY(BW_NEW(d->inv_rms, batch, "activations"));
     BW_TRY(BW_NEW(d->logits, batch * V, "activations"));
@@ -114,13 +113,23 @@ static void attend(decoder *d, int layer)
         attend_run(d, layer, &d->runs[i]);
 }
 
-/* The next token of every sequence in the pass, from its last row. */
+/* Beyond the keys and values of the last layer only the last row of a sequence counts: those become the rows of the pass. */
+static void keep_last_rows(decoder *d)
+{
+    const int64_t C = d->spec->d_model, query = (int64_t)d->spec->n_head * d->spec->head_dim;
+    for (int i = 0; i < d->n_runs; i++) {
+        const int64_t last = d->runs[i].first + d->runs[i].rows - 1;
+        memmove(d->x + i * C, d->x + last * C, (size_t)C * sizeof(float));
+        memmove(d->saved.mixed + i * query, d->saved.mixed + last * query, (size_t)query * sizeof(float));
+    }
+    d->T = d->n_runs;
+}
+
+/* The next token of every sequence in the pass, from its row. */
 static void choose(decoder *d)
 {
     int64_t C = d->spec->d_model, V = d->spec->vocab;
-    for (int i = 0; i < d->n_runs; i++)
-        memcpy(d->last + i * C, d->x + (d->runs[i].first + d->runs[i].rows - 1) * C, (size_t)C * sizeof(float));
-    bw_rmsnorm_forward(d->normed, d->inv_rms, d->last, bw_store_norm(d->store), d->spec->norm_add_one, (float)d->spec->norm_eps, d->n_runs, C);
+    bw_rmsnorm_forward(d->normed, d->inv_rms, d->x, bw_store_norm(d->store), d->spec->norm_add_one, (float)d->spec->norm_eps, d->n_runs, C);
     bw_head_logits(&d->head, d->n_runs, d->normed, d->logits);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < d->n_runs; i++) {
@@ -130,7 +139,7 @@ static void choose(decoder *d)
     }
 }
 
-/* All layers, which fill the cache; the last hidden rows are in x. */
+/* All layers, which fill the cache; the last hidden row of each sequence is in x. */
 static int pass_layers(decoder *d)
 {
     bw_rows_of rows = {.T = d->T, .positions = d->positions};
@@ -140,6 +149,9 @@ static int pass_layers(decoder *d)
         BW_TRY(bw_store_acquire(d->store, layer, (layer + 1) % d->spec->n_layer, &weights));
         bw_block_inputs_forward(&d->block, &rows, &weights, layer, d->x, &d->saved);
         attend(d, layer);
+        if (layer == d->spec->n_layer - 1)
+            keep_last_rows(d);
+        rows.T = d->T;
         bw_block_output_forward(&d->block, &rows, &weights, layer, d->x, &d->saved, d->x);
         BW_TRY(bw_store_release(d->store, layer));
     }

@@ -9,8 +9,9 @@
 #include "num/hot.h"
 #include "num/tile.h"
 #include <math.h>
+#include <string.h>
 
-enum { QUERIES = 16, KEYS = 64, FEW_QUERIES = 4, MAX_HEAD = BW_MAX_HEAD_DIM };
+enum { QUERIES = 16, KEYS = 64, FEW_QUERIES = 4, HEADS = 8, MAX_HEAD = BW_MAX_HEAD_DIM };
 
 /* The block of queries in hand: `count` rows of one head; row i may see keys first_key .. first_query + i of its
  * sequence, less what lies before its window. */
@@ -300,13 +301,6 @@ BW_HOT static float dot(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-BW_HOT static void add_scaled(float *to, const float *x, float factor, int64_t n)
-{
-#pragma omp simd
-    for (int64_t c = 0; c < n; c++)
-        to[c] += factor * x[c];
-}
-
 BW_HOT static void scale_query(float *x, float factor, int64_t n)
 {
 #pragma omp simd
@@ -314,32 +308,58 @@ BW_HOT static void scale_query(float *x, float factor, int64_t n)
         x[c] *= factor;
 }
 
-/* One query of one head at `position`: a block of one query would waste its other columns. */
-static void single_query(const bw_attention *s, float *out, const float *q, int64_t position, const float *k, const float *v, int64_t ldk)
+/* scores become e^(score - highest); their sum. */
+BW_HOT static float exponentials(float *scores, float highest, int64_t n)
 {
-    float scores[KEYS], highest = -3e38f, sum = 0;
-    int64_t first = block_of(s, position, 1).first_key;
-    for (int c = 0; c < s->head_dim; c++)
-        out[c] = 0;
-    for (; first <= position; first += KEYS) {
-        int64_t keys = position + 1 - first < KEYS ? position + 1 - first : KEYS;
-        float before = highest;
-        for (int64_t j = 0; j < keys; j++) {
-            scores[j] = dot(q, k + (first + j) * ldk, s->head_dim) * s->scale;
-            if (s->soft_cap > 0)
-                scores[j] = s->soft_cap * bw_tanh(scores[j] / s->soft_cap);
-            highest = scores[j] > highest ? scores[j] : highest;
-        }
-        float shrink = sum > 0 ? bw_exp(before - highest) : 0.0f;
-        sum *= shrink;
-        scale_query(out, shrink, s->head_dim);
-        for (int64_t j = 0; j < keys; j++) {
-            float e = bw_exp(scores[j] - highest);
-            sum += e;
-            add_scaled(out, v + (first + j) * ldk, e, s->head_dim);
-        }
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; j++) {
+        scores[j] = bw_exp(scores[j] - highest);
+        sum += scores[j];
     }
-    scale_query(out, 1.0f / sum, s->head_dim);
+    return sum;
+}
+
+/* Scores of one query against `keys` keys; their maximum. */
+static float score_query(const bw_attention *s, float *scores, const float *q, const float *k, int64_t ldk, int64_t keys)
+{
+    float highest = -3e38f;
+    for (int64_t j = 0; j < keys; j++) {
+        scores[j] = dot(q, k + j * ldk, s->head_dim) * s->scale;
+        if (s->soft_cap > 0)
+            scores[j] = s->soft_cap * bw_tanh(scores[j] / s->soft_cap);
+        highest = scores[j] > highest ? scores[j] : highest;
+    }
+    return highest;
+}
+
+/* One row at `position`, some heads of one key head: a block of one query would waste its other columns, but these heads share their values. */
+static void single_row(const bw_attention *s, int heads, float *out, const float *q, int64_t position, const float *k, const float *v, int64_t ldk)
+{
+    float scores[HEADS][KEYS], highest[HEADS] = {0}, sum[HEADS] = {0};
+    memset(out, 0, (size_t)(heads * s->head_dim) * sizeof *out);
+    for (int64_t first = block_of(s, position, 1).first_key; first <= position; first += KEYS) {
+        const int64_t keys = position + 1 - first < KEYS ? position + 1 - first : KEYS;
+        for (int h = 0; h < heads; h++) {
+            const float now = score_query(s, scores[h], q + h * s->head_dim, k + first * ldk, ldk, keys);
+            const float most = sum[h] > 0 && highest[h] > now ? highest[h] : now, shrink = sum[h] > 0 ? bw_exp(highest[h] - most) : 0.0f;
+            scale_query(out + h * s->head_dim, shrink, s->head_dim);
+            sum[h] = sum[h] * shrink + exponentials(scores[h], most, keys);
+            highest[h] = most;
+        }
+        bw_tile(&(bw_tile_call){heads, s->head_dim, keys, 1, scores[0], KEYS, 1, v + first * ldk, ldk, out, s->head_dim, true});
+    }
+    for (int h = 0; h < heads; h++)
+        scale_query(out + h * s->head_dim, 1.0f / sum[h], s->head_dim);
+}
+
+static void single_row_of_group(const bw_attention *s, float *out, const float *q, int64_t position, const float *k, const float *v, int64_t ldk)
+{
+    const int group = s->n_head / s->n_kv;
+    for (int head = 0; head < group; head += HEADS) {
+        const int64_t at = (int64_t)head * s->head_dim;
+        single_row(s, group - head < HEADS ? group - head : HEADS, out + at, q + at, position, k, v, ldk);
+    }
 }
 
 void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache, const float *v_cache,
@@ -349,9 +369,9 @@ void bw_attention_cached(const bw_attention *shape, float *out, const float *q, 
     if (n_new < FEW_QUERIES) {
 #pragma omp parallel for collapse(2) schedule(static)
         for (int row = 0; row < n_new; row++)
-            for (int head = 0; head < shape->n_head; head++) {
-                int64_t at = row * ldq + (int64_t)head * shape->head_dim, kv = (int64_t)(head / group) * shape->head_dim;
-                single_query(shape, out + at, q + at, before + row, k_cache + kv, v_cache + kv, ld_cache);
+            for (int head = 0; head < shape->n_kv; head++) {
+                int64_t kv = (int64_t)head * shape->head_dim, at = row * ldq + kv * group;
+                single_row_of_group(shape, out + at, q + at, before + row, k_cache + kv, v_cache + kv, ld_cache);
             }
         return;
     }

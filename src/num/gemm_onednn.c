@@ -24,7 +24,8 @@
 #endif
 
 enum {
-    ROWS = 16,           /* rows of a product come in groups of this many: a tile of AMX */
+    ROWS = 8,            /* rows of a product come in groups of this many: half a tile of AMX */
+    FEW_ROWS = 128,      /* up to here a weight is read once for all rows, rather than a second time for the last group */
     PIECE = 64,          /* columns that are turned over at a time */
     DEPTH = 32,          /* and what is summed over, where no packed weight says how much it is: k of a tile */
     USUAL_ROWS = 512,    /* the number of rows for which oneDNN is asked to name a weight's layout */
@@ -320,7 +321,7 @@ static void multiply_rows(const bw_gemm_call *call)
     const operand a = {call->a, call->lda, call->m, call->k, call->trans_a}, b = {call->b, call->ldb, call->k, call->n, call->trans_b};
     char *left = take(&state.a, &a, rows, k);
     void *right = call->weight ? packed_part(call) : take(&state.b, &b, k, call->n);
-    const bool straight = call->alpha == 1.0f && call->beta == 0.0f && call->ldc == call->n;
+    const bool straight = call->alpha == 1.0f && call->beta == 0.0f && call->ldc == call->n && (call->m % ROWS == 0 || call->m > FEW_ROWS);
     const int64_t whole = straight ? call->m / ROWS * ROWS : 0, rest = call->m - whole; /* rows straight to c */
     shape shape = {whole, call->n, k, call->weight != NULL};
     if (whole > 0)
