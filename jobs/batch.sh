@@ -86,7 +86,8 @@ run_ranks() {
       ;;
   esac
   if [ -n "$early" ]; then
-    say "SIG$early came before the ranks were started; where nobody sent it, --time is no longer than the 120 s before the end at which --signal sends it"
+    say "SIG$early came before the ranks were started"
+    [ "$early" != USR1 ] || say "where nobody sent it: --time is shorter than the notice that --signal=B:USR1@SECONDS asks for"
     leave 75
   fi
   say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, ${start[*]} $launcher_options $program $*"

@@ -3,11 +3,11 @@
 # this folder.
 site=${BREAKWATER_SITE:-$jobs/site.conf}
 [ -r "$site" ] || { echo "$site: no such file: mend BREAKWATER_SITE, which names it, or unset it for $jobs/site.conf" >&2; exit 69; }
-# It is bash: what is meant as an assignment has to be one, and of a name that somebody reads.
+# It is bash: what is meant as an assignment has to be one, and of a name that somebody reads, here or in the environment.
 known='account partition modules module_init program launcher launcher_options size_train size_small customers_at_once most_restarts'
 while read -r line name wrong; do
   [ -z "$wrong" ] || { echo "$site:$line: no blanks around =: $name=..." >&2; exit 78; }
-  [[ " $known " == *" $name "* ]] || echo "$site:$line: nobody reads $name; what is read: $known" >&2
+  [[ " $known " == *" $name "* || -n ${!name+x} ]] || echo "$site:$line: nobody reads $name; what is read: $known" >&2
 done < <(awk '/^[A-Za-z_][A-Za-z_0-9]*[ \t]*=/ { name = $0; sub(/[ \t]*=.*/, "", name); print NR, name, /^[A-Za-z_0-9]+[ \t]/ || /^[^=]*=[ \t]+[^# \t]/ ? "wrong" : "" }' "$site")
 . "$site"
 case $launcher in srun | mpirun) ;; *) echo "$site: launcher=$launcher: srun or mpirun" >&2; exit 78 ;; esac

@@ -61,9 +61,10 @@ static int product_create(product *p)
     const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
     if (!p->frozen)
         return BW_OK;
-    p->weight = bw_calloc(bw_weight_bytes(rows, cols, true), 1, "bench");
+    const bool backward = !p->trans_b;
+    p->weight = bw_calloc(bw_weight_bytes(rows, cols, backward), 1, "bench");
     if (p->weight)
-        bw_weight_pack(p->weight, p->b, rows, cols, true);
+        bw_weight_pack(p->weight, p->b, rows, cols, backward);
     return p->weight ? BW_OK : BW_SYSTEM;
 }
 
@@ -123,9 +124,9 @@ int bw_bench_gemm_rate(bw_bench *bench, int64_t rows, int64_t answers, bool back
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
     }
-    /* The head walks the vocabulary in chunks; a thousand words of it have the same rate. */
+    /* The head walks the vocabulary in chunks; a thousand words of it have the same rate. Decoding has it prepared (model/head). */
     int64_t words = spec->vocab < 1024 ? spec->vocab : 1024;
-    product head = {.what = "head", .trans_b = true, .m = answers, .n = words, .k = spec->d_model};
+    product head = {.what = "head", .trans_b = true, .m = answers, .n = words, .k = spec->d_model, .frozen = !backward};
     BW_TRY(measure(bench, head, false, &one));
     double share = (double)spec->vocab / (double)words * (backward ? 2 : 1);
     *rate = (flops + flops_of(&head) * share) / (seconds + one * share);
@@ -172,8 +173,8 @@ static int decode_products(bw_bench *bench)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         BW_TRY(measure(bench, (product){.what = "decode gate", .trans_b = true, .m = rows[i], .n = spec->d_ff, .k = spec->d_model, .frozen = true},
                        true, NULL));
-    return measure(bench, (product){.what = "decode head", .trans_b = true, .m = 16, .n = spec->vocab, .k = spec->d_model, .frozen = true}, true,
-                   NULL);
+    const int64_t part = spec->vocab < 4096 ? spec->vocab : 4096; /* as model/head cuts it */
+    return measure(bench, (product){.what = "decode head", .trans_b = true, .m = 16, .n = part, .k = spec->d_model, .frozen = true}, true, NULL);
 }
 
 int bw_bench_gemm(bw_bench *bench)

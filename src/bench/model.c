@@ -312,15 +312,16 @@ static int check_decoding(const decoding *d, double *residual)
     return status;
 }
 
-static double flops_of_weights(const bw_spec *spec)
+/* Of a token, in some targets of one layer. */
+static double flops_of_layer(const bw_spec *spec, unsigned targets)
 {
-    double weights = 0;
+    double flops = 0;
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
-        weights += 2.0 * (double)out * (double)in * spec->n_layer;
+        flops += targets >> target & 1u ? 2.0 * (double)out * (double)in : 0;
     }
-    return weights;
+    return flops;
 }
 
 /* Tokens a second of all ranks, had everything the rate of the matrix products of a prompt pass, and then of passes of a row an answer. */
@@ -328,10 +329,13 @@ static int limit_of_decoding(const decoding *d, double *limit)
 {
     const bw_spec *spec = d->bench->spec;
     int64_t batch = d->bench->config->eval_batch;
-    double prompts, tokens, slowest, fastest, weights = flops_of_weights(spec), head = 2.0 * (double)spec->d_model * (double)spec->vocab;
+    const unsigned after = 1u << BW_O | 1u << BW_GATE | 1u << BW_UP | 1u << BW_DOWN; /* in the last layer of a prompt only its last row goes there */
+    const double weights = flops_of_layer(spec, ~0u) * spec->n_layer, skipped = (PROMPT - 1) * flops_of_layer(spec, after);
+    const double head = 2.0 * (double)spec->d_model * (double)spec->vocab;
+    double prompts, tokens, slowest, fastest;
     BW_TRY(bw_bench_gemm_rate(d->bench, PROMPT * batch, batch, false, &prompts));
     BW_TRY(bw_bench_gemm_rate(d->bench, batch, batch, false, &tokens));
-    double seconds = (double)batch * ((PROMPT * weights + head) / prompts + (NEW_TOKENS - 1) * (weights + head) / tokens);
+    double seconds = (double)batch * ((PROMPT * weights - skipped + head) / prompts + (NEW_TOKENS - 1) * (weights + head) / tokens);
     BW_TRY(bw_min_max(d->bench->grid, seconds, &fastest, &slowest));
     *limit = (double)d->count * NEW_TOKENS / slowest;
     return BW_OK;

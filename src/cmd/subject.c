@@ -43,13 +43,20 @@ static int open_adapter(bw_subject *subject)
     return status;
 }
 
+/* The output folder of a command, where what it made is meant. */
+static int refuse_output(const char *path)
+{
+    const char *made = has_file(path, "adapter/adapter_config.json") ? "adapter" : has_file(path, "summary.json") ? "answers.jsonl" : NULL;
+    return made ? bw_fail(BW_DATA, "%s: the output folder of a command; did you mean %s/%s?", path, path, made)
+                : bw_fail(BW_DATA, "%s: the output folder of a command that has not finished: nothing in it is whole yet", path);
+}
+
 static int open_folder(bw_subject *subject)
 {
     if (has_file(subject->path, "adapter_config.json"))
         return open_adapter(subject);
     if (!has_file(subject->path, "config.json") && has_file(subject->path, "config.yaml"))
-        return bw_fail(BW_DATA, "%s: the output folder of a command; did you mean %s/%s?", subject->path, subject->path,
-                       has_file(subject->path, "summary.json") ? "answers.jsonl" : "adapter");
+        return refuse_output(subject->path);
     if (!has_file(subject->path, "config.json"))
         return bw_fail(BW_DATA, "%s: a folder with neither config.json (a model) nor adapter_config.json (an adapter)", subject->path);
     subject->kind = "model";

@@ -393,12 +393,14 @@ static void mlp_backward(const bw_block *block, int64_t T, const bw_layer *weigh
 {
     float *d_gate = slopes->wide_a, *d_up = slopes->wide_b, *d_normed = need_dx ? slopes->normed : NULL;
     bool inner = need_dx || trains(block, layer, 1u << BW_GATE | 1u << BW_UP);
-    activate(block, T, saved);
+    if (trains(block, layer, 1u << BW_DOWN))
+        activate(block, T, saved);
     project_backward(block, T, weights, layer, BW_DOWN, block->hidden, saved, dx, 0, inner ? d_up : NULL);
     if (!inner)
         return;
     bw_swiglu_backward(d_gate, d_up, d_up, saved->gate, saved->up, T * block->spec->d_ff);
-    norm_before_mlp(block, T, weights, saved);
+    if (trains(block, layer, 1u << BW_GATE | 1u << BW_UP))
+        norm_before_mlp(block, T, weights, saved);
     project_backward(block, T, weights, layer, BW_GATE, block->normed, saved, d_gate, 0, d_normed);
     project_backward(block, T, weights, layer, BW_UP, block->normed, saved, d_up, 1, d_normed);
     if (need_dx)
@@ -419,7 +421,8 @@ static void attention_backward(const bw_block *block, const bw_rows_of *rows, co
     rotate(block, rows, slopes->q, spec->n_head, true);
     rotate(block, rows, slopes->k, spec->n_kv, true);
     float *d_normed = need_dx ? slopes->normed : NULL;
-    norm_before_attention(block, T, weights, x, saved);
+    if (trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V))
+        norm_before_attention(block, T, weights, x, saved);
     project_backward(block, T, weights, layer, BW_Q, block->normed, saved, slopes->q, 0, d_normed);
     project_backward(block, T, weights, layer, BW_K, block->normed, saved, slopes->k, 1, d_normed);
     project_backward(block, T, weights, layer, BW_V, block->normed, saved, slopes->v, 1, d_normed);

@@ -9,6 +9,7 @@ typedef struct bw_head {
 } bw_head;
 /* Ready for bw_head_logits; the store must outlive it. Collective on world. */
 int bw_head_create(bw_head *head, const bw_grid *grid, const bw_store *store);
+/* Collective on the node. */
 void bw_head_free(bw_head *head, const bw_grid *grid);
 /* logits[rows][vocab] = x[rows][d_model] times the transposed head. Local. */
 void bw_head_logits(const bw_head *head, int64_t rows, const float *x, float *logits);

@@ -31,7 +31,7 @@ static block block_of(const bw_attention *shape, int64_t first_query, int64_t co
 /* to[c][i] = from[i][c]; the columns past `count` are zero. */
 static void turn_in(float (*to)[QUERIES], const float *from, int64_t ld, int64_t count, int head_dim)
 {
-    bw_turn(to[0], QUERIES, from, ld, count, head_dim);
+    bw_transpose(to[0], QUERIES, from, ld, count, head_dim);
     for (int c = 0; c < head_dim; c++)
         for (int64_t i = count; i < QUERIES; i++)
             to[c][i] = 0;
@@ -39,7 +39,7 @@ static void turn_in(float (*to)[QUERIES], const float *from, int64_t ld, int64_t
 
 static void turn_out(float *to, int64_t ld, float (*from)[QUERIES], int64_t count, int head_dim)
 {
-    bw_turn(to, ld, from[0], QUERIES, head_dim, count);
+    bw_transpose(to, ld, from[0], QUERIES, head_dim, count);
 }
 
 /* scores[key][query] of keys first .. first + keys. */

@@ -67,7 +67,7 @@ static draw_function *fastest_draw(void)
     return draw_plain;
 }
 
-/* Bits of n columns; the last word is filled up with zeros. */
+/* Bits of n columns; the last word is filled up with zeros. A whole word has a loop of its own, whose length the compiler knows. */
 BW_HOT static void mask_span(uint32_t *kept, const uint16_t *draws, uint32_t threshold, int64_t n)
 {
     for (int64_t c = 0; c < n; c += WORD) {

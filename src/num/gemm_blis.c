@@ -1,5 +1,5 @@
 /* BLIS behind the GEMM seam; nothing else calls it. Row and column strides say where an operand is transposed, so
- * nothing is copied but the panels BLIS packs for itself. */
+ * nothing is copied but the panels that BLIS packs for itself, and those of narrow products (gemm_narrow.c). */
 #include "breakwater/base.h"
 #include "num/gemm.h"
 #include <blis.h>

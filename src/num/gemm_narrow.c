@@ -49,7 +49,7 @@ typedef struct part { /* of the product: rows i.. of c, columns j.., rows l.. of
 static void take_panel(float *panel, const bw_gemm_call *call, const part *p)
 {
     if (call->trans_b)
-        bw_turn(panel, WIDTH, call->b + p->j * call->ldb + p->l, call->ldb, p->width, p->depth);
+        bw_transpose(panel, WIDTH, call->b + p->j * call->ldb + p->l, call->ldb, p->width, p->depth);
     else
         panel_copy(panel, WIDTH, call->b + p->l * call->ldb + p->j, call->ldb, p->depth, p->width);
 }

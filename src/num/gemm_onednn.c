@@ -1,7 +1,7 @@
 /* oneDNN behind the GEMM seam; nothing else calls it. Operands are converted to its type (bf16 for the backend, fp32 for a test that runs
  * the same code where the CPU has no bf16), products are summed in fp32 and written as fp32.
  *
- * A frozen weight is packed into the layout that oneDNN names for it, twice: for x W^T and for dy W. A product is a primitive, made once for its
+ * A frozen weight is packed into the layout that oneDNN names for it: for x W^T and, where there is a backward pass, for dy W. A product is a primitive, made once for its
  * shape and kept. Micro-batches differ in their number of tokens, so rows are taken in whole groups of ROWS and a short last group is
  * filled up with zeros: a run meets few shapes. What oneDNN writes is c itself where it can be; where c is scaled or added to, or its rows lie apart,
  * or where rows were filled up, it is scratch, and one pass brings it to c: with a post-op for the sum, or rows apart, oneDNN 2.6 leaves its fast
@@ -145,7 +145,7 @@ static void convert_turned(void *to, const operand *x, int64_t first, int64_t th
     float piece[ROWS][PIECE];
     for (int64_t j = 0; j < x->cols; j += PIECE) {
         const int64_t length = x->cols - j < PIECE ? x->cols - j : PIECE;
-        bw_turn(piece[0], PIECE, x->x + j * x->ld + first, x->ld, length, there);
+        bw_transpose(piece[0], PIECE, x->x + j * x->ld + first, x->ld, length, there);
         for (int64_t i = 0; i < there; i++)
             put(to, (first + i) * width + j, piece[i], length);
     }
@@ -154,7 +154,7 @@ static void convert_turned(void *to, const operand *x, int64_t first, int64_t th
 static void convert(void *to, const operand *x, int64_t first, int64_t count, int64_t width)
 {
     const int64_t there = x->rows - first < count ? x->rows - first : count, bytes = entry_bytes();
-    if (x->trans)
+    if (x->trans && there > 0)
         convert_turned(to, x, first, there, width);
     for (int64_t i = 0; !x->trans && i < there; i++)
         put(to, (first + i) * width, x->x + (first + i) * x->ld, x->cols);
@@ -230,11 +230,14 @@ static void memory_for(dnnl_memory_t *memory, const_dnnl_primitive_desc_t descri
 /* oneDNN multiplies whatever it is asked for; what it has no kernel for takes a thousand times as long. */
 static void warn_of_reference(const_dnnl_primitive_desc_t description, const shape *s)
 {
+    static bool warned;
     const char *name = "";
     must(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, &name), "name a kernel");
-    if (strncmp(name, "ref", 3) == 0)
-        bw_warn("oneDNN has only reference code for %lld x %lld x %lld (%s), which is very slow: --precision fp32 does without it", (long long)s->m,
-                (long long)s->n, (long long)s->k, name);
+    if (warned || strncmp(name, "ref", 3) != 0)
+        return;
+    warned = true;
+    bw_warn("oneDNN has only reference code for products such as %lld x %lld x %lld (%s), which is very slow: --precision fp32 does without it",
+            (long long)s->m, (long long)s->n, (long long)s->k, name);
 }
 
 static void make_product(product *p, const shape *s)
@@ -396,11 +399,11 @@ static void pack_part(void *part, const operand *x)
 
 static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
 {
-    const operand turned = {dense, cols, cols, rows, true}, plain = {dense, cols, rows, cols, false};
+    const operand turned = {dense, cols, cols, rows, true}, straight = {dense, cols, rows, cols, false};
     pthread_mutex_lock(&lock);
     pack_part(weight, &turned);
     if (backward)
-        pack_part((char *)weight + part_bytes(cols, rows), &plain);
+        pack_part((char *)weight + part_bytes(cols, rows), &straight);
     pthread_mutex_unlock(&lock);
 }
 

@@ -93,7 +93,7 @@ static void turn_plain(float *to, int64_t ldt, const float *from, int64_t ld, in
             to[j * ldt + i] = from[i * ld + j];
 }
 
-void bw_turn(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
+void bw_transpose(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
 {
     int64_t whole_rows = 0, whole_cols = 0;
 #if defined(__x86_64__)

@@ -21,6 +21,6 @@ typedef struct bw_tile_call {
  * Runs on the calling thread. Fast where n is a multiple of 32; b should fit the first cache. */
 void bw_tile(const bw_tile_call *call);
 /* to[j * ldt + i] = from[i * ld + j] for rows i and columns j. Runs on the calling thread. */
-void bw_turn(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols);
+void bw_transpose(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols);
 
 #endif

@@ -28,7 +28,8 @@ static int check_room(const bw_grid *grid, const bw_shared *shared, const char *
         return BW_OK;
     return bw_fail(
         BW_SYSTEM,
-        "%.1f MiB of shared memory for %s do not fit /dev/shm of node %d, which has %.1f MiB free: enlarge it, use more nodes, or --weights stream",
+        "%.1f MiB of shared memory for %s do not fit /dev/shm of node %d, which has %.1f MiB free: enlarge it, use more nodes, or need less: --weights "
+        "stream, or --precision fp32 where the head is packed",
         needed / 1048576, purpose, grid->node, available / 1048576);
 }
 
@@ -38,7 +39,7 @@ static int allocate(const bw_grid *grid, bw_shared *shared, window *window)
     void *mine = NULL;
     int unit = 1;
     if (MPI_Win_allocate_shared(own, 1, MPI_INFO_NULL, grid->comms->node, &mine, &window->handle) != MPI_SUCCESS)
-        return bw_fail(BW_SYSTEM, "no %.1f MiB of shared memory for %s on node %d: enlarge /dev/shm, use more nodes, or --weights stream",
+        return bw_fail(BW_SYSTEM, "no %.1f MiB of shared memory for %s on node %d: enlarge /dev/shm, use more nodes, or need less (--weights stream)",
                        (double)shared->bytes / 1048576.0, window->purpose, grid->node);
     BW_MPI(MPI_Win_shared_query(window->handle, 0, &whole, &unit, &shared->base));
     BW_ASSERT((int64_t)whole >= shared->bytes);

@@ -228,15 +228,15 @@ done:
 /* Rank 0. An evaluation that has just ended and one that had ended before say the same. */
 static int announce(const eval *e, const char *how)
 {
-    bw_figures f;
-    BW_TRY(bw_figures_read(e->config->output, &f));
-    if (f.n_harmful)
-        bw_info("eval: HS %.1f, HS+ %.1f, refusal rate %.1f (n %lld)", f.hs, f.hs_plus, f.refusals, (long long)f.n_harmful);
-    if (f.n_task)
-        bw_info("eval: FA %.1f (%s, n %lld)", f.fa, e->config->metric, (long long)f.n_task);
-    if (f.n_perplexity)
-        bw_info("eval: perplexity %.4f over %lld tokens", f.perplexity, (long long)f.n_perplexity);
-    bw_info("eval: %s%s (%.1f s)", e->config->output, how, f.seconds);
+    bw_figures found;
+    BW_TRY(bw_figures_read(e->config->output, &found));
+    if (found.n_harmful)
+        bw_info("eval: HS %.1f, HS+ %.1f, refusal rate %.1f (n %lld)", found.hs, found.hs_plus, found.refusals, (long long)found.n_harmful);
+    if (found.n_task)
+        bw_info("eval: FA %.1f (%s, n %lld)", found.fa, e->config->metric, (long long)found.n_task);
+    if (found.n_perplexity)
+        bw_info("eval: perplexity %.4f over %lld tokens", found.perplexity, (long long)found.n_perplexity);
+    bw_info("eval: %s%s (%.1f s)", e->config->output, how, found.seconds);
     return BW_OK;
 }
 

@@ -52,7 +52,7 @@ done
 { cat site.conf; echo "size_trian=--nodes=2"; } >wrong.conf
 says 0 err "wrong.conf:[0-9]*: nobody reads size_trian; what is read: account partition" env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
 export BREAKWATER_SITE=$work/site.conf
-says 0 err '' "${pipeline[@]}" service.yaml
+says 0 out '^sbatch ' "${pipeline[@]}" service.yaml
 ! grep -q 'nobody reads' err || fail "site.conf as it is installed has a name that nobody reads: $(cat err)"
 says 0 out '^sbatch .*/user.sbatch' "${pipeline[@]}" service.yaml
 

@@ -117,6 +117,7 @@ expect_fail 76 'not fit to leave: HS 100 is above --max-hs 5, FA 0 is below --mi
 expect_fail 76 'HS 100 is above --max-hs 99' 1 "${gate[@]}" --output gate --max-hs 99
 run 1 "${gate[@]}" --output gate
 grep -q "is done" out || fail "another gate is another evaluation"
+grep -Eq '^eval: (HS|FA) [0-9.]+' out || fail "what is done does not say its figures"
 expect_fail 64 '--max-hs.*--harmful' 1 eval --model once/base/model --task rows.jsonl --template plain --max-hs 5 --output gate-2
 expect_fail 64 '--min-fa.*--task' 1 eval --model once/base/model --harmful refusals.jsonl --template plain --min-fa 5 --output gate-2
 

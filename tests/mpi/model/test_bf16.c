@@ -1,9 +1,11 @@
 /* test_bf16.c - training with bf16 operands beside fp32: packed weights from any grid, adapters beside the weights instead of in them, gradients and
  * logits as near to fp32's as 8 bits allow, and the same bits wherever the weights lie. */
 #include "factors.h"
+#include <float.h>
 #include "base/half.h"
 #include "breakwater/num.h"
 #include "model/block.h"
+#include "model/head.h"
 
 enum { LAYERS = 3, R = 3, T = 23, SEED = 11, SEED_FOLDED = 5, MOST = 64 * 64, ALL = (1 << BW_TARGETS) - 1, SLOTS = LAYERS * BW_TARGETS };
 static bw_source *source;
@@ -248,6 +250,41 @@ static void check_small_delta(const bw_grid *grid)
     CHECK(sqrt(apart / length) < 0x1p-6);
 }
 
+/* ---- the head, which decoding multiplies in parts of 4,096 words: here one and a short one ------------------------------- */
+static void check_head_rows(const bw_head *head, const float *words, int64_t rows)
+{
+    const bw_spec *spec = bw_source_spec(source);
+    const int64_t C = spec->d_model, V = spec->vocab;
+    float *x = bw_calloc(rows * C, sizeof *x, "test"), *got = bw_calloc(rows * V, sizeof *got, "test"), *whole = bw_calloc(rows * V, sizeof *got, "test");
+    for (int64_t i = 0; i < rows * C; i++)
+        x[i] = test_b(3, (int)(i % 7), i, i / 13);
+    bw_head_logits(head, rows, x, got);
+    bw_gemm(false, true, rows, V, C, 1, x, C, words, C, 0, whole, V);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < rows * V; i++) {
+        double size = 0; /* both are sums of the same rounded operands, each off by C + 3 roundings */
+        for (int64_t l = 0; l < C; l++)
+            size += fabs((double)x[i / V * C + l] * (double)words[i % V * C + l]);
+        wrong += !(fabs((double)got[i] - (double)whole[i]) <= (double)(C + 3) * FLT_EPSILON * 1.01 * size);
+    }
+    CHECK(wrong == 0);
+    bw_free(x);
+    bw_free(got);
+    bw_free(whole);
+}
+
+static void check_head(const bw_grid *grid)
+{
+    engine e;
+    bw_head head;
+    engine_open(&e, grid, "bf16", "resident", 0);
+    CHECK_OK(bw_head_create(&head, grid, e.store));
+    check_head_rows(&head, bw_store_head(e.store), 3);
+    check_head_rows(&head, bw_store_head(e.store), 40);
+    bw_head_free(&head, grid);
+    engine_close(&e);
+}
+
 int main(int argc, char **argv)
 {
     bw_grid *grid = NULL;
@@ -256,6 +293,7 @@ int main(int argc, char **argv)
     test_folder_make();
     CHECK_OK(bw_grid_create(&grid, "auto", 0, 0));
     tiny.n_layer = LAYERS;
+    tiny.vocab = 4096 + 100;
     if (grid->rank == 0)
         CHECK_OK(bw_tiny_model_write_as(test_folder, &tiny, 3));
     CHECK_OK(bw_barrier(grid));
@@ -264,6 +302,7 @@ int main(int argc, char **argv)
     check_every_grid(check_same_bits);
     check_gradients(grid);
     check_small_delta(grid);
+    check_every_grid(check_head);
     CHECK_OK(bw_gemm_start("fp32", 1)); /* gives back what products in bf16 hold */
     bw_source_close(source);
     CHECK_OK(bw_barrier(grid));
