@@ -344,7 +344,8 @@ static int limit_of_decoding(const decoding *d, double *limit)
 int bw_bench_decode(bw_bench *bench)
 {
     decoding d = {0};
-    bw_bench_row row = {.unit = BW_TOKENS, .limit_name = "own gemm", .bound = 1e-3};
+    /* Two ways to the same logits. In bf16 a number that one of them has an fp32 bit larger may round to the next of 8 bits. */
+    bw_bench_row row = {.unit = BW_TOKENS, .limit_name = "own gemm", .bound = strcmp(bw_gemm_precision(), "fp32") == 0 ? 1e-3 : 5e-2};
     int status;
     BW_GO(bw_bench_store(bench));
     BW_GO(bw_agree(bench->grid, decoding_create(&d, bench)));
