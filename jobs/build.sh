@@ -8,6 +8,7 @@ case ${1:-} in
 esac
 cd "$(dirname "$0")/.."
 preset=${1:-release}
+case $preset in release | debug | asan) ;; *) echo "build.sh: there is no preset $preset: release, debug or asan" >&2; exit 64 ;; esac
 bash jobs/install-deps.sh >&2
 [ -f "build/$preset/build.ninja" ] || cmake --preset "$preset" -G Ninja >&2
 cmake --build --preset "$preset" ${2:+--target "$2"} >&2

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install what is missing, build, run the tests: tests/run.sh [release|debug|asan] [ctest arguments]
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
 cd "$(dirname "$0")/.."
 preset=release
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then

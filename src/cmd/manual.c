@@ -20,8 +20,9 @@ static const named_text environment[] = {
      "when the job ends, in seconds since 1970, as Slurm sets it: the program stops before, as on a signal; one that is long past is ignored"},
 };
 static const named_text signals[] = {
-    {"SIGUSR1, SIGTERM", "all ranks stop at the next place from which the same command goes on, and leave with exit code 75: in training after a "
-                         "step, with a checkpoint"},
+    {"SIGUSR1, SIGTERM, SIGINT",
+     "all ranks stop at the next place from which the same command goes on, and leave with exit code 75: in training after a "
+     "step, with a checkpoint"},
 };
 
 /* ---- roff ------------------------------------------------------------------------------------------------------------- */

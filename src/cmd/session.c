@@ -73,6 +73,8 @@ static int settle_precision(const bw_grid *grid, const bw_config *config)
     BW_TRY(bw_broadcast(grid, wanted, sizeof wanted));
     BW_TRY(start_alike(grid, config->precision));
     snprintf(here, sizeof here, "%s", bw_gemm_precision());
+    if (strcmp(config->precision, "auto") == 0 && (strcmp(wanted, "auto") == 0 || strcmp(wanted, here) == 0))
+        bw_info("--precision auto: %s (%s)", here, bw_gemm_describe());
     if (strcmp(wanted, config->precision) == 0 || strcmp(wanted, here) == 0)
         return BW_OK;
     bw_warn("--precision auto is %s here (%s), and %s was begun in %s: it goes on in %s", here, bw_gemm_describe(), config->output, wanted, wanted);

@@ -46,9 +46,11 @@ static int open_adapter(bw_subject *subject)
 /* The output folder of a command, where what it made is meant. */
 static int refuse_output(const char *path)
 {
-    const char *made = has_file(path, "adapter/adapter_config.json") ? "adapter" : has_file(path, "summary.json") ? "answers.jsonl" : NULL;
-    return made ? bw_fail(BW_DATA, "%s: the output folder of a command; did you mean %s/%s?", path, path, made)
-                : bw_fail(BW_DATA, "%s: the output folder of a command that has not finished: nothing in it is whole yet", path);
+    if (has_file(path, "adapter/adapter_config.json"))
+        return bw_fail(BW_DATA, "%s: the output folder of a command; did you mean %s/adapter?", path, path);
+    if (has_file(path, "summary.json"))
+        return bw_fail(BW_DATA, "%s: an evaluation: its figures are in %s/summary.json, its answers in %s/answers.jsonl", path, path, path);
+    return bw_fail(BW_DATA, "%s: the output folder of a command; it holds no model and no adapter, or none yet", path);
 }
 
 static int open_folder(bw_subject *subject)

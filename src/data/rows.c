@@ -50,7 +50,7 @@ static int read_instruction(const reader *in, const bw_json *object, bw_row *row
     if (!instruction)
         return wrong(in, "there is no \"instruction\"", "", "a row is {\"instruction\", \"input\"?, \"output\"} or {\"messages\": [...]}");
     if (!output && in->need_output)
-        return wrong(in, "there is no \"output\"", "", "a training row needs its answer there");
+        return wrong(in, "there is no \"output\"", "", "a row to train on, or of --task, needs its answer there");
     BW_TRY(copy_string(in, instruction, "instruction", &row->instruction));
     if (input && bw_json_kind(input) != BW_JSON_NULL)
         BW_TRY(copy_string(in, input, "input", &row->input));

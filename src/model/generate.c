@@ -32,8 +32,8 @@ typedef struct decoder {
     bw_head head;
     int64_t max_rows, cache_rows;
     float *x;
-    float *keys, *values;                    /* [layer][cache_rows][n_kv * head_dim]; sequences lie one behind the other */
-    float *normed, *inv_rms, *logits;        /* one row a sequence */
+    float *keys, *values;             /* [layer][cache_rows][n_kv * head_dim]; sequences lie one behind the other */
+    float *normed, *inv_rms, *logits; /* one row a sequence */
     int32_t *tokens, *positions;
     run *runs;
     int n_runs;

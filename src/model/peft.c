@@ -53,6 +53,9 @@ static int check_folder(const char *folder, const char *weights)
 {
     bw_text inner = {0};
     int status;
+    if (!bw_file_exists(folder))
+        return bw_fail(BW_NOINPUT,
+                       "%s: No such file or directory: this is where an adapter was to be (train and merge write theirs to OUTPUT/adapter)", folder);
     BW_GO(bw_text_addf(&inner, "%s/adapter/" BW_PEFT_WEIGHTS, folder));
     if (!bw_file_exists(weights) && bw_file_exists(inner.data))
         status = bw_fail(BW_NOINPUT, "%s: no adapter is in this folder; did you mean %s/adapter?", folder, folder);

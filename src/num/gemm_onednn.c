@@ -1,11 +1,11 @@
 /* oneDNN behind the GEMM seam; nothing else calls it. Operands are converted to its type (bf16 for the backend, fp32 for a test that runs
  * the same code where the CPU has no bf16), products are summed in fp32 and written as fp32.
  *
- * A frozen weight is packed into the layout that oneDNN names for it: for x W^T and, where there is a backward pass, for dy W. A product is a primitive, made once for its
- * shape and kept. Micro-batches differ in their number of tokens, so rows are taken in whole groups of ROWS and a short last group is
- * filled up with zeros: a run meets few shapes. What oneDNN writes is c itself where it can be; where c is scaled or added to, or its rows lie apart,
- * or where rows were filled up, it is scratch, and one pass brings it to c: with a post-op for the sum, or rows apart, oneDNN 2.6 leaves its fast
- * kernels.
+ * A frozen weight is packed into the layout that oneDNN names for it: for x W^T and, where there is a backward pass, for dy W. A product is a
+ * primitive, made once for its shape and kept. Micro-batches differ in their number of tokens, so rows are taken in whole groups of ROWS and a short
+ * last group is filled up with zeros: a run meets few shapes. What oneDNN writes is c itself where it can be; where c is scaled or added to, or its
+ * rows lie apart, or where rows were filled up, it is scratch, and one pass brings it to c: with a post-op for the sum, or rows apart, oneDNN 2.6
+ * leaves its fast kernels.
  *
  * One product at a time: each uses all threads. oneDNN fails only where memory ends or where we asked for something wrong; a product cannot
  * report that, so the program ends there, as it does inside BLIS. */

@@ -26,11 +26,11 @@ static int check_room(const bw_grid *grid, const bw_shared *shared, const char *
     double available = (double)room.f_bavail * (double)room.f_frsize, needed = 1.05 * (double)shared->bytes + 1048576;
     if (needed <= available)
         return BW_OK;
-    return bw_fail(
-        BW_SYSTEM,
-        "%.1f MiB of shared memory for %s do not fit /dev/shm of node %d, which has %.1f MiB free: enlarge it, use more nodes, or need less: --weights "
-        "stream, or --precision fp32 where the head is packed",
-        needed / 1048576, purpose, grid->node, available / 1048576);
+    return bw_fail(BW_SYSTEM,
+                   "%.1f MiB of shared memory for %s do not fit /dev/shm of node %d, which has %.1f MiB free: enlarge it, use more nodes, or need "
+                   "less: --weights "
+                   "stream, or --precision fp32 where the head is packed",
+                   needed / 1048576, purpose, grid->node, available / 1048576);
 }
 
 static int allocate(const bw_grid *grid, bw_shared *shared, window *window)

@@ -10,18 +10,19 @@
 static volatile sig_atomic_t stop_requested;
 static volatile sig_atomic_t first_term; /* second of the monotonic clock at which the first SIGTERM came, 0: none yet */
 
-/* Slurm sends SIGTERM twice in a row at the time limit, and that pair is one request: only a SIGTERM that comes later is the second. */
+/* SIGUSR1 asks; SIGTERM and SIGINT (a Ctrl-C that no mpirun takes for itself) ask, and the second one insists. Slurm sends SIGTERM twice in a row at
+ * the time limit, and that pair is one request: only a SIGTERM that comes later is the second. */
 static void on_signal(int number)
 {
     stop_requested = 1;
-    if (number != SIGTERM)
+    if (number == SIGUSR1)
         return;
     struct timespec now = {0};
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (first_term == 0)
         first_term = (sig_atomic_t)(now.tv_sec + 1);
     else if (now.tv_sec > first_term)
-        _exit(128 + SIGTERM);
+        _exit(128 + number);
 }
 
 void bw_stop_catch_signals(void)
@@ -30,6 +31,7 @@ void bw_stop_catch_signals(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGUSR1, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
 }
 
 bool bw_stop_requested(void)

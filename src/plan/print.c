@@ -115,7 +115,7 @@ static int minutes_of(const bw_estimate *e, const bw_job *job)
 static int training_line(const bw_estimate *e, const bw_job *job, bw_text *out)
 {
     const bw_grid *grid = &e->layout.grid;
-    char shape[32], weights[16], stage[] = "user";
+    char shape[32], weights[16], stage[] = "user", model[] = "FOLDER";
     bw_config chosen = *job->config; /* borrows its texts */
     snprintf(shape, sizeof shape, "%dx%d", grid->nprow, grid->npcol);
     snprintf(weights, sizeof weights, "%s", store_name(&e->layout));
@@ -126,6 +126,9 @@ static int training_line(const bw_estimate *e, const bw_job *job, bw_text *out)
     chosen.micro_batches = e->micro_batches;
     chosen.threads = e->layout.threads;
     chosen.ranks_per_node = 0; /* a plan's are real, and Slurm's business */
+    const char *end = strrchr(chosen.model, '.');
+    if (end && strcmp(end, ".json") == 0) /* enough for a plan, and for nothing else */
+        chosen.model = model;
     /* srun does not take the cores of a rank over from sbatch. */
     BW_TRY(bw_text_addf(out, "srun --mpi=pmix --cpus-per-task=%d breakwater train", e->layout.threads));
     BW_TRY(bw_config_arguments(&chosen, BW_PLAN, BW_TRAIN, out));

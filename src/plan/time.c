@@ -4,9 +4,12 @@
 #include <math.h>
 #include <string.h>
 
-/* Shares of the machine's GEMM rate, measured by breakwater bench on AMD Zen 3 and Intel with AVX-512: thin products of a LoRA (r 32), and
- * attention, whose blocks are small and whose exponentials are not counted as work. */
-static const double lora_share = 0.70, attention_share = 0.55;
+/* Shares of the machine's GEMM rate, measured by breakwater bench on AMD Zen 3 and Zen 4: thin products of a LoRA (r 32), and attention, whose blocks
+ * are small and whose exponentials are not counted as work. */
+static const double lora_share = 0.85, attention_share = 0.60;
+/* Of what compute moves, the share that comes from memory: the rest is still in a cache when the next loop reads it. From the steps of three models
+ * on the same machines (docs/scaling.md). */
+static const double memory_share = 0.5;
 /* Between ranks of one node a small message costs about this (Open MPI over shared memory). */
 static const double node_latency = 1e-6;
 
@@ -91,7 +94,7 @@ double bw_compute_seconds(const bw_machine *machine, int threads, const bw_spec 
     const bw_work work = work_of(spec, adapter, batch, recompute);
     double floats = token_floats(spec, adapter, config->lora_dropout > 0) * (double)batch->T * (recompute ? 4.0 / 3 : 1);
     floats += fixed_floats(spec);
-    return work_seconds(&work, core_flops(machine, threads)) + floats * sizeof(float) / core_bytes(machine, threads);
+    return work_seconds(&work, core_flops(machine, threads)) + memory_share * floats * sizeof(float) / core_bytes(machine, threads);
 }
 
 /* ---- gather -------------------------------------------------------------------------------------------------------- */

@@ -270,6 +270,8 @@ static int find_checkpoint(bw_trainer *t, bool *found)
     const char *resume = t->config->resume;
     bool automatic = strcmp(resume, "auto") == 0;
     int status = bw_checkpoint_read(t->grid, &t->state, t->output.checkpoints.data, found);
+    if (*found && !automatic)
+        bw_warn("--resume %s: %s has checkpoints of its own, which count; another --output begins there", resume, t->config->output);
     if (automatic || *found || (status != BW_OK && status != BW_DATA))
         return status;
     bw_error_clear(); /* each damaged file has had its warning */

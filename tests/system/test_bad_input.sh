@@ -288,7 +288,7 @@ note "the commands that only look"
 bad "inspect of nothing" 66 "no-file" inspect no-file
 bad "inspect of an output folder" 65 "did you mean kept/adapter" inspect kept
 mkdir begun && cp kept/config.yaml begun
-bad "inspect of an output folder that was begun" 65 "has not finished" inspect begun
+bad "inspect of an output folder that was begun" 65 "none yet" inspect begun
 bad "inspect of settings" 64 "show stages" inspect kept/config.yaml
 bad "verify of a poisoned model" 65 "embed_tokens.*nan" verify "$(rm -rf faulty && "$BW_MAKE_TINY" faulty 1 poison=model.embed_tokens.weight && echo faulty)"
 bad "inspect of a folder of something" 65 "disk" inspect disk

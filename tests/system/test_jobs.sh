@@ -49,6 +49,12 @@ for line in 'account = lab' 'account= lab' 'account =lab'; do
   { echo "# mine"; echo "$line"; cat site.conf; } >wrong.conf
   says 78 err "wrong.conf:2: no blanks around =: account=" env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
 done
+{ cat site.conf; echo "size_train=--nodes=1 --time=1"; } >wrong.conf
+says 78 err 'wrong.conf:[0-9]*: quotes around a value of several words: size_train=' env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
+sed 's|^customers_at_once=.*|customers_at_once=many|' site.conf >wrong.conf
+says 78 err 'wrong.conf: customers_at_once=many is not a number' env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
+sed '/^most_restarts=/d' site.conf >wrong.conf
+says 78 err 'wrong.conf: no line most_restarts=' env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
 { cat site.conf; echo "size_trian=--nodes=2"; } >wrong.conf
 says 0 err "wrong.conf:[0-9]*: nobody reads size_trian; what is read: account partition" env BREAKWATER_SITE=wrong.conf "${pipeline[@]}" service.yaml
 export BREAKWATER_SITE=$work/site.conf

@@ -38,6 +38,15 @@ grep -q "resuming after step $at of 200" out || fail "it did not go on after ste
 run 4 "${long[@]}" --output stopped --grid 2x2 --weights stream
 ends_like whole stopped 200 "stopped twice"
 
+note "a Ctrl-C, where no mpirun takes it for itself"
+begin 0 "${long[@]}" --output by-hand
+wait_for_step by-hand 30
+kill -INT "$job"
+end
+[ "$status" -eq 75 ] || fail "exit code $status after SIGINT"
+run 2 "${long[@]}" --output by-hand
+ends_like whole by-hand 200 "stopped by Ctrl-C"
+
 note "a second SIGTERM, more than a second after the first, ends a rank that comes to no checkpoint"
 begin 2 "${long[@]}" --output twice
 wait_for_step twice 71

@@ -255,7 +255,8 @@ static void check_head_rows(const bw_head *head, const float *words, int64_t row
 {
     const bw_spec *spec = bw_source_spec(source);
     const int64_t C = spec->d_model, V = spec->vocab;
-    float *x = bw_calloc(rows * C, sizeof *x, "test"), *got = bw_calloc(rows * V, sizeof *got, "test"), *whole = bw_calloc(rows * V, sizeof *got, "test");
+    float *x = bw_calloc(rows * C, sizeof *x, "test"), *got = bw_calloc(rows * V, sizeof *got, "test"),
+          *whole = bw_calloc(rows * V, sizeof *got, "test");
     for (int64_t i = 0; i < rows * C; i++)
         x[i] = test_b(3, (int)(i % 7), i, i / 13);
     bw_head_logits(head, rows, x, got);

@@ -79,8 +79,8 @@ static void empty_sizes_touch_nothing_and_k_zero_scales_c(void **state)
 }
 
 /* The shapes of a training step and of decoding, some of them odd. */
-static const int64_t step_shapes[][3] = {{1, 576, 576},   {3, 192, 576},  {16, 500, 576}, {17, 192, 576}, {64, 192, 576},
-                                         {101, 400, 576}, {200, 32, 576}, {200, 576, 32}, {32, 576, 200}, {190, 300, 1000}, {33, 200, 1300}};
+static const int64_t step_shapes[][3] = {{1, 576, 576},  {3, 192, 576},  {16, 500, 576}, {17, 192, 576},   {64, 192, 576}, {101, 400, 576},
+                                         {200, 32, 576}, {200, 576, 32}, {32, 576, 200}, {190, 300, 1000}, {33, 200, 1300}};
 
 static void run_shape(const int64_t shape[3], int transposes, float beta, const float *a, const float *b, float *c)
 {
