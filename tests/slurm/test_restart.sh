@@ -106,6 +106,7 @@ await_step interrupted/user $((at + 30)) "$job_id"
 started=$(field "$job_id" Restarts)
 scontrol update NodeName=n2 State=DOWN Reason=test
 for _ in $(seq 100); do [ "$(field "$job_id" Restarts)" -eq "$started" ] || break; sleep 0.2; done
+for _ in $(seq 100); do grep -qsa "^slurmstepd: \[$job_id[.]" /proc/[0-9]*/cmdline || break; sleep 0.2; done # a real node would not come back with the old step still on it
 scontrol update NodeName=n2 State=RESUME 2>/dev/null || true # or it has come back by itself
 await_restart "$job_id" $((started + 1))
 
