@@ -215,7 +215,8 @@ const bw_option bw_options[] = {
      .group = MACHINE, .argument = "NAME", .help = "layer: activations are computed again instead of kept"},
 
     {"resume", STAGES | BW_RUN, 0, TEXT(resume, "auto"),
-     .group = RESTART, .argument = "HOW", .help = "auto: go on where the output folder ends; never: start over; else, for train, a checkpoint file to begin from in a folder without any"},
+     .group = RESTART, .argument = "HOW", .help = "auto: go on where the output folder ends; never: start over; else, for train, a "
+                                                      "checkpoint file to begin from in a folder without any"},
     {"checkpoint-steps", BW_TRAIN | BW_RUN, 0, INT(checkpoint_steps, "100", 0, 1e9),
      .group = RESTART, .argument = "N", .help = "steps between checkpoints; 0: not by steps"},
     {"checkpoint-minutes", BW_TRAIN | BW_RUN, 0, REAL(checkpoint_minutes, "15", 0, 1e6),

@@ -3,7 +3,6 @@
 #include "breakwater/num.h"
 #include <float.h>
 #include <math.h>
-#include <string.h>
 
 typedef struct product {
     const char *what;
@@ -81,21 +80,16 @@ static double flops_of(const product *p)
     return 2.0 * (double)p->m * (double)p->n * (double)p->k;
 }
 
-static bool is_fp32(void)
-{
-    return strcmp(bw_gemm_precision(), "fp32") == 0;
-}
-
 /* bf16 operands carry 8 bits; the sums behind them are fp32 either way. */
 static double bound_of(void)
 {
-    return is_fp32() ? 1 : 0x1p16;
+    return bw_bench_fp32() ? 1 : 0x1p16;
 }
 
 static int measure(bw_bench *bench, product p, bool report, double *seconds)
 {
     bw_bench_row row = {
-        .work = flops_of(&p), .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = is_fp32() ? "FMA" : "fp32 FMA", .bound = bound_of()};
+        .work = flops_of(&p), .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = bw_bench_fp32() ? "FMA" : "fp32 FMA", .bound = bound_of()};
     snprintf(row.problem, sizeof row.problem, "%s %lld x %lld x %lld", p.what, (long long)p.m, (long long)p.n, (long long)p.k);
     int status;
     BW_GO(bw_agree(bench->grid, product_create(&p)));

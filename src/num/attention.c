@@ -7,6 +7,7 @@
  * whatever is summed is summed by one thread in one order. */
 #include "breakwater/num.h"
 #include "num/hot.h"
+#include "num/row.h"
 #include "num/tile.h"
 #include <math.h>
 #include <string.h>
@@ -301,36 +302,14 @@ BW_HOT static float dot(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-BW_HOT static void scale_query(float *x, float factor, int64_t n)
-{
-#pragma omp simd
-    for (int64_t c = 0; c < n; c++)
-        x[c] *= factor;
-}
-
-/* scores become e^(score - highest); their sum. */
-BW_HOT static float exponentials(float *scores, float highest, int64_t n)
-{
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < n; j++) {
-        scores[j] = bw_exp(scores[j] - highest);
-        sum += scores[j];
-    }
-    return sum;
-}
-
 /* Scores of one query against `keys` keys; their maximum. */
 static float score_query(const bw_attention *s, float *scores, const float *q, const float *k, int64_t ldk, int64_t keys)
 {
-    float highest = -3e38f;
-    for (int64_t j = 0; j < keys; j++) {
+    for (int64_t j = 0; j < keys; j++)
         scores[j] = dot(q, k + j * ldk, s->head_dim) * s->scale;
-        if (s->soft_cap > 0)
-            scores[j] = s->soft_cap * bw_tanh(scores[j] / s->soft_cap);
-        highest = scores[j] > highest ? scores[j] : highest;
-    }
-    return highest;
+    if (s->soft_cap > 0)
+        bw_row_cap(scores, keys, s->soft_cap);
+    return bw_row_highest(scores, keys, -3e38f);
 }
 
 /* One row at `position`, some heads of one key head: a block of one query would waste its other columns, but these heads share their values. */
@@ -343,14 +322,14 @@ static void single_row(const bw_attention *s, int heads, float *out, const float
         for (int h = 0; h < heads; h++) {
             const float now = score_query(s, scores[h], q + h * s->head_dim, k + first * ldk, ldk, keys);
             const float most = sum[h] > 0 && highest[h] > now ? highest[h] : now, shrink = sum[h] > 0 ? bw_exp(highest[h] - most) : 0.0f;
-            scale_query(out + h * s->head_dim, shrink, s->head_dim);
-            sum[h] = sum[h] * shrink + exponentials(scores[h], most, keys);
+            bw_row_scale(out + h * s->head_dim, s->head_dim, shrink);
+            sum[h] = sum[h] * shrink + bw_row_exp(scores[h], keys, most);
             highest[h] = most;
         }
         bw_tile(&(bw_tile_call){heads, s->head_dim, keys, 1, scores[0], KEYS, 1, v + first * ldk, ldk, out, s->head_dim, true});
     }
     for (int h = 0; h < heads; h++)
-        scale_query(out + h * s->head_dim, 1.0f / sum[h], s->head_dim);
+        bw_row_scale(out + h * s->head_dim, s->head_dim, 1.0f / sum[h]);
 }
 
 static void single_row_of_group(const bw_attention *s, float *out, const float *q, int64_t position, const float *k, const float *v, int64_t ldk)

@@ -3,10 +3,11 @@
  * and gradient take two products a chunk. */
 #include "breakwater/num.h"
 #include "num/hot.h"
+#include "num/row.h"
 #include <math.h>
 #include <string.h>
 
-enum { CHUNK = 1024, LANES = 16 }; /* vocabulary entries at a time; of which side by side in a search */
+enum { CHUNK = 1024 }; /* vocabulary entries at a time */
 
 /* What is kept of each row while the chunks go by. */
 typedef struct row_state {
@@ -19,42 +20,7 @@ int64_t bw_loss_scratch(int64_t n, int64_t C)
     return n * (CHUNK + 3);
 }
 
-BW_HOT static float highest_of(const float *z, int64_t n, float start)
-{
-    float lanes[LANES], best = start;
-    for (int i = 0; i < LANES; i++)
-        lanes[i] = start;
-    int64_t whole = n - n % LANES;
-    for (int64_t j = 0; j < whole; j += LANES)
-#pragma omp simd
-        for (int i = 0; i < LANES; i++)
-            lanes[i] = z[j + i] > lanes[i] ? z[j + i] : lanes[i];
-    for (int i = 0; i < LANES; i++)
-        best = lanes[i] > best ? lanes[i] : best;
-    for (int64_t j = whole; j < n; j++)
-        best = z[j] > best ? z[j] : best;
-    return best;
-}
-
-BW_HOT static void cap_row(float *z, int64_t n, float cap)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++)
-        z[i] = cap * bw_tanh(z[i] / cap);
-}
-
-BW_HOT static float exp_row(float *z, int64_t n, float highest)
-{
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) {
-        z[i] = bw_exp(z[i] - highest);
-        sum += z[i];
-    }
-    return sum;
-}
-
-/* The same with z turned into exp(z - highest) * (1 - (z/cap)^2): the derivative of the cap goes with it. */
+/* bw_row_exp() with z turned into exp(z - highest) * (1 - (z/cap)^2): the derivative of the cap goes with it. */
 BW_HOT static float exp_capped_row(float *z, int64_t n, float highest, float cap)
 {
     float sum = 0, inverse = 1.0f / cap;
@@ -65,13 +31,6 @@ BW_HOT static float exp_capped_row(float *z, int64_t n, float highest, float cap
         sum += e;
     }
     return sum;
-}
-
-BW_HOT static void scale_row(float *x, int64_t n, float factor)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++)
-        x[i] *= factor;
 }
 
 BW_HOT static void finish_row(float *dh, const float *w, int64_t C, float all, float one)
@@ -87,16 +46,16 @@ static void take_chunk(float *z, int64_t width, int64_t target, bool apart, floa
 {
     const bool here = target >= 0 && target < width;
     if (cap > 0)
-        cap_row(z, width, cap);
+        bw_row_cap(z, width, cap);
     if (here)
         s->target[row] = z[target];
-    float highest = highest_of(z, width, s->highest[row]);
+    float highest = bw_row_highest(z, width, s->highest[row]);
     float shrink = s->highest[row] == highest ? 1.0f : bw_exp(s->highest[row] - highest);
     if (dh && shrink != 1.0f)
-        scale_row(dh, C, shrink);
+        bw_row_scale(dh, C, shrink);
     if (apart && here)
         z[target] = highest - 100.0f; /* e^-100: nothing */
-    float sum = cap > 0 ? exp_capped_row(z, width, highest, cap) : exp_row(z, width, highest);
+    float sum = cap > 0 ? exp_capped_row(z, width, highest, cap) : bw_row_exp(z, width, highest);
     s->sum[row] = s->sum[row] * shrink + sum;
     s->highest[row] = highest;
     if (apart && here)

@@ -1,0 +1,11 @@
+/* One row of scores, as the loss and attention both meet it. Local to the calling thread. */
+#ifndef NUM_ROW_H
+#define NUM_ROW_H
+#include <stdint.h>
+
+float bw_row_highest(const float *z, int64_t n, float start); /* the largest of z and start */
+void bw_row_cap(float *z, int64_t n, float cap);              /* z = cap tanh(z / cap) */
+float bw_row_exp(float *z, int64_t n, float highest);         /* z = e^(z - highest); returns the sum */
+void bw_row_scale(float *x, int64_t n, float factor);
+
+#endif
