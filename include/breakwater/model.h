@@ -6,6 +6,7 @@
 #include "breakwater/base.h"
 #include "breakwater/data.h"
 #include "breakwater/io.h"
+#include "breakwater/num.h"
 #include "breakwater/par.h"
 
 /* ---- family: what tells one architecture from another, as data --------------------------------------------------- */
@@ -115,7 +116,7 @@ typedef struct bw_side { /* a frozen adapter that runs beside its weight: y += s
     const float *A, *B; /* dense r x in, out x r */
 } bw_side;
 typedef struct bw_layer {
-    const void *weight[BW_TARGETS]; /* out x in, for bw_gemm_weight: with fp32 dense and row-major, else packed */
+    bw_weight weight[BW_TARGETS]; /* out x in, for bw_gemm_weight */
     const bw_side *sides[BW_TARGETS];
     int n_sides[BW_TARGETS];
     const float *norm_attention, *norm_mlp;
@@ -123,10 +124,10 @@ typedef struct bw_layer {
 typedef struct bw_store bw_store;
 /* Adapters in folded[] become part of the frozen model: W + sum_i factor[i] * scaling * B A. Their share of an entry is far below the spacing of
  * bf16, so they are added where the copy is fp32 (bw_store_folds), never to the pieces, and else run beside the weight.
- * They are borrowed until bw_store_close. config: weights, store, block. The backend of the products stays what it is until then. Collective on
- * world. */
-int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, const bw_adapter *const *folded,
-                  const double *factors, int n_folded);
+ * They are borrowed until bw_store_close. config: weights, store, block. backward: the weights serve a backward pass too. The backend of the products
+ * stays what it is until bw_store_close. Collective on world. */
+int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, bool backward,
+                  const bw_adapter *const *folded, const double *factors, int n_folded);
 void bw_store_close(bw_store **store);
 /* Lend a layer. `next` (or -1) is the layer that will be asked for next, fetched meanwhile where weights are streamed. Collective on world when
  * streamed (bw_store_streams), local when resident. At most one layer is lent at a time. */
@@ -147,9 +148,9 @@ typedef struct bw_streaming {
 } bw_streaming;
 const bw_streaming *bw_store_streaming(const bw_store *store);
 const char *bw_store_describe(const bw_store *store); /* "resident, f32, 513 MiB per node" */
-bool bw_store_folds(void);                            /* adapters are added to the copies: these are dense fp32 with the precision chosen */
+bool bw_store_folds(void);                            /* adapters are added to the copies: these are fp32 with the precision chosen */
 int bw_store_side_rank(const bw_store *store);        /* of the largest adapter that runs beside its weight; 0: none does */
-/* Sizes without a store, for a plan, with the precision chosen (bw_gemm_start). A rank's piece as it would be held, without data; the rest is once a
+/* Sizes without a store, for a plan of training, with the precision chosen (bw_gemm_start). A rank's piece as it would be held, without data; the rest is once a
  * node: a layer ready for its products, all slots for layers (and the dense one they are packed from), embedding with head and norms. */
 bw_matrix bw_store_piece_outline(const bw_source *source, const bw_grid *grid, const bw_config *config, int layer, bw_target target);
 int64_t bw_store_layer_bytes(const bw_spec *spec);

@@ -14,22 +14,27 @@ int bw_gemm_start(const char *precision, int threads);
 /* Ranks must take the same backend: the largest place that any of them has. BW_SYSTEM where this rank cannot. Local. */
 int bw_gemm_place(void);
 int bw_gemm_start_at(int place, int threads);
+void bw_gemm_stop(void); /* gives back the memory that products hold; bw_gemm_start begins anew. Local. */
 const char *bw_gemm_precision(void); /* of the backend that was chosen: "fp32" or "bf16" */
 const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels skx, 2 threads", and what would have been better and why it is not here */
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
  * beta == 0 writes C without reading it. m, n or k may be 0. */
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
              float beta, float *c, int64_t ldc);
-/* A frozen weight W[rows, cols] is prepared once, in the form that its products like. With fp32 that is the dense matrix itself, which may be
- * filled in place (bw_weight_is_dense); else it is packed from one, for the forward product alone or for that of the backward pass too. Starts on a
- * cache line. Local; packing runs on all threads. */
-bool bw_weight_is_dense(void);
+/* A frozen weight W[rows, cols] is prepared once, in the form that its products like: the dense matrix itself, which may be filled in place
+ * (bw_weight_is_dense), or packed from one. The form depends on the precision, and on whether it serves the forward product alone or that of the
+ * backward pass too. Starts on a cache line. Local; packing runs on all threads. */
+typedef struct bw_weight {
+    const void *data;
+    bool dense;
+} bw_weight;
+bool bw_weight_is_dense(bool backward);
 const char *bw_weight_type(void); /* "f32" or "bf16" */
 int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward);
 void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
 /* C[m,n] = A[m,k] op(W) + beta * C with W prepared, A dense, C with leading dimension ldc: a layer's forward product with W^T (W is n x k), or dX
  * with W (k x n). */
-void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c, int64_t ldc);
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, bw_weight weight, float beta, float *c, int64_t ldc);
 double bw_gemm_flops(void); /* of all calls so far */
 /* Multiply-adds in registers on every thread, as fast as this CPU does them; returns how many flops that was. *result: 24 per thread. */
 double bw_fma_burst(int64_t rounds, float *result);

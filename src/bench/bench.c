@@ -125,9 +125,10 @@ static int open_source(bw_bench *bench)
     return BW_OK;
 }
 
-int bw_bench_store(bw_bench *bench)
+int bw_bench_store(bw_bench *bench, bool backward)
 {
-    return bench->store ? BW_OK : bw_store_open(&bench->store, bench->grid, bench->source, bench->config, NULL, NULL, 0);
+    bw_store_close(&bench->store);
+    return bw_store_open(&bench->store, bench->grid, bench->source, bench->config, backward, NULL, NULL, 0);
 }
 
 static int measure_parts(bw_bench *bench)

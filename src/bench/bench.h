@@ -9,7 +9,7 @@ typedef struct bw_bench {
     const bw_config *config;
     bw_source *source;
     const bw_spec *spec;
-    bw_store *store; /* opened by the first part that needs it: bw_bench_store */
+    bw_store *store; /* of the last part that asked for one: bw_bench_store */
     int threads;     /* of a rank */
     double fma;      /* limits, of one rank while all ranks are at it: multiply-adds from registers, flop/s */
     double copy;     /* memcpy beyond the caches, bytes read and written a second */
@@ -58,7 +58,7 @@ int bw_bench_copy_rate(const bw_bench *bench, int64_t bytes, double *rate, bw_be
 bool bw_bench_fp32(void); /* products are in fp32: what decides how near a result has to be */
 /* n floats in (-size, size), the same for the same name; NULL: out of memory, message recorded. */
 float *bw_bench_floats(int64_t n, uint32_t name, float size);
-int bw_bench_store(bw_bench *bench);
+int bw_bench_store(bw_bench *bench, bool backward);
 /* Flop/s of one rank on the model's own products with `rows` rows: forward, with `backward` also that of the input's gradient; the head on
  * `answers` rows. Collective on world. */
 int bw_bench_gemm_rate(bw_bench *bench, int64_t rows, int64_t answers, bool backward, double *rate);

@@ -9,8 +9,8 @@ typedef struct product {
     bool trans_a, trans_b;
     int64_t m, n, k;
     float *a, *b, *c;
-    bool frozen;  /* b is a weight of the model, prepared once */
-    void *weight; /* then */
+    bool frozen, backward; /* b is a weight of the model, prepared once, for the backward pass too */
+    void *weight;          /* then */
 } product;
 
 static int64_t lda(const product *p)
@@ -27,7 +27,7 @@ static int multiply(void *context)
 {
     const product *p = context;
     if (p->frozen)
-        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, p->weight, 0, p->c, p->n);
+        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, (bw_weight){p->weight, bw_weight_is_dense(p->backward)}, 0, p->c, p->n);
     else
         bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, p->a, lda(p), p->b, ldb(p), 0, p->c, p->n);
     return BW_OK;
@@ -60,10 +60,9 @@ static int product_create(product *p)
     const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
     if (!p->frozen)
         return BW_OK;
-    const bool backward = !p->trans_b;
-    p->weight = bw_calloc(bw_weight_bytes(rows, cols, backward), 1, "bench");
+    p->weight = bw_calloc(bw_weight_bytes(rows, cols, p->backward), 1, "bench");
     if (p->weight)
-        bw_weight_pack(p->weight, p->b, rows, cols, backward);
+        bw_weight_pack(p->weight, p->b, rows, cols, p->backward);
     return p->weight ? BW_OK : BW_SYSTEM;
 }
 
@@ -113,13 +112,13 @@ int bw_bench_gemm_rate(bw_bench *bench, int64_t rows, int64_t answers, bool back
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
-        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true};
+        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .backward = backward};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
         if (!backward)
             continue;
-        p = (product){.what = "backward", .m = rows, .n = in, .k = out, .frozen = true};
+        p = (product){.what = "backward", .m = rows, .n = in, .k = out, .frozen = true, .backward = true};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
@@ -144,9 +143,11 @@ static int base_products(bw_bench *bench, int64_t rows)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         int64_t out, in;
         bw_spec_shape(bench->spec, shapes[i].target, &out, &in);
-        BW_TRY(measure(bench, (product){.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true}, true, NULL));
-        if (shapes[i].backward)
-            BW_TRY(measure(bench, (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out, .frozen = true}, true, NULL));
+        product p = {.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .backward = true};
+        BW_TRY(measure(bench, p, true, NULL));
+        p = (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out, .frozen = true, .backward = true};
+        if (p.what)
+            BW_TRY(measure(bench, p, true, NULL));
     }
     return BW_OK;
 }

@@ -70,7 +70,7 @@ static int step_create(step *s, bw_bench *bench)
     const bw_config *config = bench->config;
     unsigned mask;
     *s = (step){.bench = bench};
-    BW_TRY(bw_bench_store(bench));
+    BW_TRY(bw_bench_store(bench, true));
     int64_t rows = (config->batch + bench->grid->size - 1) / bench->grid->size, most = rows * LENGTH;
     int status = bw_targets_parse(config->targets, &mask);
     if (status == BW_OK)
@@ -346,7 +346,7 @@ int bw_bench_decode(bw_bench *bench)
     /* Two ways to the same logits. In bf16 a number that one of them has an fp32 bit larger may round to the next of 8 bits. */
     bw_bench_row row = {.unit = BW_TOKENS, .limit_name = "own gemm", .bound = bw_bench_fp32() ? 1e-3 : 5e-2};
     int status;
-    BW_GO(bw_bench_store(bench));
+    BW_GO(bw_bench_store(bench, false));
     BW_GO(bw_agree(bench->grid, decoding_create(&d, bench)));
     snprintf(row.problem, sizeof row.problem, "%lld x %d new after %d tokens", (long long)d.count, NEW_TOKENS, PROMPT);
     row.work = (double)d.count * NEW_TOKENS;

@@ -33,7 +33,9 @@ typedef struct decoder {
     int64_t max_rows, cache_rows;
     float *x;
     float *keys, *values;             /* [layer][cache_rows][n_kv * head_dim]; sequences lie one behind the other */
-    float *normed, *inv_rms, *logits; /* one row a sequence */
+    float *normed, *inv_rms, *highest; /* one row a sequence */
+    int32_t *best;
+    float *scratch; /* of the head */
     int32_t *tokens, *positions;
     run *runs;
     int n_runs;
@@ -46,7 +48,7 @@ static void decoder_free(decoder *d)
     bw_head_free(&d->head, d->grid);
     bw_saved_free(&d->saved);
     bw_block_free(&d->block);
-    void *owned[] = {d->x, d->keys, d->values, d->normed, d->inv_rms, d->logits, d->tokens, d->positions, d->runs, d->sequences};
+    void *owned[] = {d->x, d->keys, d->values, d->normed, d->inv_rms, d->highest, d->best, d->scratch, d->tokens, d->positions, d->runs, d->sequences};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
 }
@@ -55,7 +57,7 @@ static void decoder_free(decoder *d)
 static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int64_t max_prompt, int64_t max_new, int64_t batch, int64_t cache_rows)
 {
     const bw_spec *spec = bw_store_spec(store);
-    int64_t C = spec->d_model, V = spec->vocab;
+    int64_t C = spec->d_model;
     int64_t rows = max_prompt > PREFILL_TOKENS ? max_prompt : PREFILL_TOKENS;
     *d = (decoder){.grid = grid, .store = store, .spec = spec, .cache_rows = cache_rows};
     d->max_rows = rows < max_prompt * batch ? rows : max_prompt * batch;
@@ -68,7 +70,9 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
     BW_TRY(BW_NEW(d->values, cache, "KV cache"));
     BW_TRY(BW_NEW(d->normed, batch * C, "activations"));
     BW_TRY(BW_NEW(d->inv_rms, batch, "activations"));
-    BW_TRY(BW_NEW(d->logits, batch * V, "activations"));
+    BW_TRY(BW_NEW(d->highest, batch, "activations"));
+    BW_TRY(BW_NEW(d->best, batch, "activations"));
+    BW_TRY(BW_NEW(d->scratch, bw_head_scratch(spec, batch), "activations"));
     BW_TRY(BW_NEW(d->tokens, d->max_rows, "activations"));
     BW_TRY(BW_NEW(d->positions, d->max_rows, "activations"));
     BW_TRY(BW_NEW(d->runs, batch, "activations"));
@@ -128,14 +132,13 @@ static void keep_last_rows(decoder *d)
 /* The next token of every sequence in the pass, from its row. */
 static void choose(decoder *d)
 {
-    int64_t C = d->spec->d_model, V = d->spec->vocab;
-    bw_rmsnorm_forward(d->normed, d->inv_rms, d->x, bw_store_norm(d->store), d->spec->norm_add_one, (float)d->spec->norm_eps, d->n_runs, C);
-    bw_head_logits(&d->head, d->n_runs, d->normed, d->logits);
-#pragma omp parallel for schedule(static)
+    bw_rmsnorm_forward(d->normed, d->inv_rms, d->x, bw_store_norm(d->store), d->spec->norm_add_one, (float)d->spec->norm_eps, d->n_runs,
+                       d->spec->d_model);
+    bw_head_choose(&d->head, d->n_runs, d->normed, d->scratch, d->highest, d->best);
     for (int i = 0; i < d->n_runs; i++) {
         sequence *s = &d->sequences[d->runs[i].slot];
         s->length += d->runs[i].rows;
-        s->next = (int32_t)bw_argmax(d->logits + i * V, V);
+        s->next = d->best[i];
     }
 }
 

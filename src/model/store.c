@@ -3,11 +3,11 @@
  *   resident: a slot for every layer, gathered once at the start; then its pieces are given back, for the slot holds them.
  *   stream:   two slots; while one layer is lent the next one arrives in the other.
  *
- * With fp32 a slot is the dense layer itself. Else a layer is gathered into one dense fp32 layer behind the slots, and packed from there into its
- * slot as soon as it is whole; the ranks of the node share out the matrices.
+ * A slot is the dense layer itself where its products take that. Else a layer is gathered into one dense fp32 layer behind the slots, and packed from
+ * there into its slot as soon as it is whole; the ranks of the node share out the matrices.
  *
- * Every rank takes the same decisions in the same order, so the collectives match. Adapters are folded into dense slots by whoever
- * unpacks a block, entry by entry in one order: the bits do not depend on grid, ranks or mode. Beside packed ones they run by themselves. */
+ * Every rank takes the same decisions in the same order, so the collectives match. Adapters are folded into fp32 layers by whoever
+ * unpacks a block, entry by entry in one order: the bits do not depend on grid, ranks or mode. Beside bf16 ones they run by themselves. */
 #include "model/adapter.h"
 #include "breakwater/num.h"
 #include <omp.h>
@@ -26,7 +26,7 @@ struct bw_store {
     const bw_source *source; /* used while opening only */
     bw_spec spec;
     bw_matrix *pieces; /* [layer * BW_TARGETS + target] */
-    bool streams;
+    bool backward, streams, plain; /* plain: slots are dense */
     char describe[256];
 
     bw_shared tables; /* what is always dense: embedding, head where untied, norms */
@@ -189,33 +189,43 @@ static int read_tables(bw_store *store)
 /* ---- slots and the choice of the mode ----------------------------------------------------------------------------- */
 bool bw_store_folds(void)
 {
-    return bw_weight_is_dense();
+    return strcmp(bw_weight_type(), "f32") == 0;
+}
+
+/* Packing an fp32 layer each time that it arrives costs more than its products gain. */
+static bool slots_are_dense(bool backward, bool streams)
+{
+    return bw_weight_is_dense(backward || (streams && bw_store_folds()));
 }
 
 /* Bytes of a layer, ready for its products or dense, and where in it each target begins. */
-static int64_t lay_out(const bw_spec *spec, bool dense, int64_t offset[BW_TARGETS])
+static int64_t lay_out(const bw_spec *spec, bool dense, bool backward, int64_t offset[BW_TARGETS])
 {
     int64_t bytes = 0;
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
         offset[target] = bytes;
-        bytes += dense ? bw_line_round(out * in) * (int64_t)sizeof(float) : bw_weight_bytes(out, in, true);
+        bytes += dense ? bw_line_round(out * in) * (int64_t)sizeof(float) : bw_weight_bytes(out, in, backward);
     }
     return bytes;
+}
+
+static int64_t slots_bytes(const bw_spec *spec, int n_slots, bool dense, bool backward)
+{
+    int64_t offset[BW_TARGETS];
+    return n_slots * lay_out(spec, dense, backward, offset) + (dense ? 0 : lay_out(spec, true, backward, offset)) + BW_LINE;
 }
 
 int64_t bw_store_layer_bytes(const bw_spec *spec)
 {
     int64_t offset[BW_TARGETS];
-    return lay_out(spec, false, offset);
+    return lay_out(spec, bw_weight_is_dense(true), true, offset);
 }
 
 int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams)
 {
-    int64_t offset[BW_TARGETS];
-    const int64_t dense = bw_weight_is_dense() ? 0 : lay_out(spec, true, offset);
-    return (streams ? SLOTS_STREAMED : spec->n_layer) * bw_store_layer_bytes(spec) + dense + BW_LINE;
+    return slots_bytes(spec, streams ? SLOTS_STREAMED : spec->n_layer, bw_weight_is_dense(true), true);
 }
 
 static void *slot_weight(const bw_store *store, int slot, int target)
@@ -227,7 +237,7 @@ static void *slot_weight(const bw_store *store, int slot, int target)
 static float *dense_weight(const bw_store *store, int slot, int target)
 {
     char *first = (char *)bw_shared_floats(&store->slots);
-    const int64_t at = bw_weight_is_dense() ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
+    const int64_t at = store->plain ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
     return (float *)(void *)(first + at + store->dense_offset[target]);
 }
 
@@ -263,7 +273,8 @@ static const char *piece_name(const bw_store *store, const char *wanted)
 static int choose_mode(bw_store *store, const bw_config *config)
 {
     const char *wanted = config->weights;
-    const int64_t slot = bw_store_layer_bytes(&store->spec), whole = slot * store->spec.n_layer;
+    const int64_t resident = lay_out(&store->spec, slots_are_dense(store->backward, false), store->backward, store->offset);
+    const int64_t whole = resident * store->spec.n_layer;
     const double mib = 1024.0 * 1024.0;
     int64_t least_free = -free_memory(); /* the smallest of all nodes, as the largest negative */
     BW_TRY(bw_max_ints(store->grid, &least_free, 1));
@@ -271,9 +282,11 @@ static int choose_mode(bw_store *store, const bw_config *config)
     const bool automatic = strcmp(wanted, "auto") == 0;
     store->streams = automatic ? whole > least_free / 3 : strcmp(wanted, "stream") == 0;
     store->n_slots = store->streams ? SLOTS_STREAMED : store->spec.n_layer;
+    store->plain = slots_are_dense(store->backward, store->streams);
+    store->slot_bytes = lay_out(&store->spec, store->plain, store->backward, store->offset);
     const int length = snprintf(store->describe, sizeof store->describe, "%s, %s pieces, %s %s copies %.1f MiB per node",
-                                store->streams ? "streamed" : "resident", piece_name(store, config->store), bw_weight_is_dense() ? "dense" : "packed",
-                                bw_weight_type(), (double)(slot * store->n_slots) / mib);
+                                store->streams ? "streamed" : "resident", piece_name(store, config->store), store->plain ? "dense" : "packed",
+                                bw_weight_type(), (double)(store->slot_bytes * store->n_slots) / mib);
     if (automatic)
         snprintf(store->describe + length, sizeof store->describe - (size_t)length,
                  " (all layers need %.1f MiB, a third of the free memory is %.1f MiB)", (double)whole / mib, (double)least_free / 3 / mib);
@@ -336,7 +349,7 @@ static int take_folded(bw_store *store, const bw_adapter *const *folded, const d
     return BW_OK;
 }
 
-/* Where copies are not dense, each folded adapter is lent with the weight that it belongs to. */
+/* Where copies are not fp32, each folded adapter is lent with the weight that it belongs to. */
 static int place_sides(bw_store *store)
 {
     const int n = store->spec.n_layer * BW_TARGETS;
@@ -408,13 +421,13 @@ static void note_times(bw_store *store, const bw_gather_times *times)
 /* The layer that is whole now, from the dense one into its slot; nobody gathers into the dense one before all ranks of the node are through. */
 static int pack(bw_store *store)
 {
-    if (bw_weight_is_dense())
+    if (store->plain)
         return BW_OK;
     const double start = bw_now();
     for (int target = store->grid->node_rank; target < BW_TARGETS; target += store->grid->node_size) {
         int64_t out, in;
         bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
-        bw_weight_pack(slot_weight(store, store->arrives, target), dense_weight(store, store->arrives, target), out, in, true);
+        bw_weight_pack(slot_weight(store, store->arrives, target), dense_weight(store, store->arrives, target), out, in, store->backward);
     }
     BW_TRY(bw_node_sync(store->grid));
     const double end = bw_now();
@@ -449,7 +462,7 @@ static int create_slots(bw_store *store)
     BW_TRY(bw_agree(store->grid, BW_NEW(store->held, store->n_slots, "weights, slots")));
     for (int slot = 0; slot < store->n_slots; slot++)
         store->held[slot] = NOBODY;
-    const int64_t bytes = bw_store_slot_bytes(&store->spec, store->streams);
+    const int64_t bytes = slots_bytes(&store->spec, store->n_slots, store->plain, store->backward);
     return bw_agree(store->grid, bw_shared_create(store->grid, &store->slots, bytes, "weights, dense layers"));
 }
 
@@ -484,8 +497,7 @@ static int open_local(bw_store *store, const bw_config *config, const bw_adapter
     if (config->block < 1 || config->block > 1 << 14)
         return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
     BW_TRY(take_folded(store, folded, factors, n_folded));
-    store->slot_bytes = lay_out(&store->spec, false, store->offset);
-    (void)lay_out(&store->spec, true, store->dense_offset);
+    (void)lay_out(&store->spec, true, store->backward, store->dense_offset);
     return BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces");
 }
 
@@ -502,14 +514,15 @@ static int open_shared(bw_store *store, const bw_config *config)
     return load_layers(store, config);
 }
 
-int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, const bw_adapter *const *folded,
-                  const double *factors, int n_folded)
+int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, bool backward,
+                  const bw_adapter *const *folded, const double *factors, int n_folded)
 {
     bw_store *store = NULL;
     *out = NULL;
     int status = BW_NEW(store, 1, "weights, pieces");
     if (status == BW_OK) {
-        *store = (bw_store){.grid = grid, .source = source, .spec = *bw_source_spec(source), .pending = NOBODY, .arrives = NOBODY, .lent = NOBODY};
+        *store = (bw_store){.grid = grid, .source = source, .backward = backward, .pending = NOBODY, .arrives = NOBODY, .lent = NOBODY};
+        store->spec = *bw_source_spec(source);
         status = open_local(store, config, folded, factors, n_folded);
     }
     BW_GO(bw_agree(grid, status));
@@ -579,7 +592,7 @@ int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out)
     const int slot = slot_of(store, layer);
     for (int target = 0; target < BW_TARGETS; target++) {
         const int index = bw_target_at(layer, (bw_target)target);
-        out->weight[target] = slot_weight(store, slot, target);
+        out->weight[target] = (bw_weight){slot_weight(store, slot, target), store->plain};
         out->sides[target] = &store->sides[index * store->n_folded];
         out->n_sides[target] = store->n_sides[index];
     }

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Best first: the first that this CPU and build have is taken, of all or of those with the precision that is asked for. BLIS is always there. */
-static const bw_gemm_backend *const backends[] = {&bw_gemm_onednn, &bw_gemm_blis, &bw_gemm_bf16};
+static const bw_gemm_backend *const backends[] = {&bw_gemm_onednn, &bw_gemm_onednn_fp32, &bw_gemm_blis, &bw_gemm_bf16};
 enum { BACKENDS = sizeof backends / sizeof backends[0] };
 enum { LINE = 64 };
 
@@ -65,6 +65,12 @@ int bw_gemm_start_at(int place, int threads)
     return start(place, "; another rank has no better one", threads);
 }
 
+void bw_gemm_stop(void)
+{
+    if (chosen->stop)
+        chosen->stop();
+}
+
 const char *bw_gemm_precision(void)
 {
     return chosen->precision;
@@ -110,9 +116,9 @@ double bw_gemm_flops(void)
 
 /* ---- frozen weights ------------------------------------------------------------------------------------------------- */
 
-bool bw_weight_is_dense(void)
+bool bw_weight_is_dense(bool backward)
 {
-    return !chosen->pack;
+    return !chosen->pack || (backward && chosen->forward_only);
 }
 
 const char *bw_weight_type(void)
@@ -122,23 +128,25 @@ const char *bw_weight_type(void)
 
 int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward)
 {
-    const int64_t bytes = chosen->pack ? chosen->weight_bytes(rows, cols, backward) : rows * cols * (int64_t)sizeof(float);
+    const int64_t bytes = bw_weight_is_dense(backward) ? rows * cols * (int64_t)sizeof(float) : chosen->weight_bytes(rows, cols, backward);
     return (bytes + LINE - 1) / LINE * LINE;
 }
 
 void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
 {
-    if (chosen->pack)
-        chosen->pack(weight, dense, rows, cols, backward);
-    else
+    if (bw_weight_is_dense(backward))
         memcpy(weight, dense, (size_t)(rows * cols) * sizeof *dense);
+    else
+        chosen->pack(weight, dense, rows, cols, backward);
 }
 
-void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, const void *weight, float beta, float *c, int64_t ldc)
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, bw_weight weight, float beta, float *c, int64_t ldc)
 {
     bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a, .lda = k, .c = c, .ldc = ldc, .trans_b = trans};
-    call.b = chosen->pack ? NULL : weight;
-    call.weight = chosen->pack ? weight : NULL;
+    if (weight.dense)
+        call.b = weight.data;
+    else
+        call.weight = weight.data;
     call.ldb = trans ? k : n;
     multiply(&call);
 }

@@ -18,6 +18,7 @@ typedef struct bw_gemm_backend {
     const char *precision;        /* the value of --precision that asks for it */
     const char *name;             /* for a message that says why it is not taken */
     const char *weight_type;      /* in which it holds frozen weights */
+    bool forward_only;            /* packs weights that have no backward pass; the others stay dense */
     const char *(*missing)(void); /* NULL: this build and this CPU have it; else what is missing */
     int (*start)(int threads);    /* before the first multiply, and to change the number of threads */
     void (*stop)(void);           /* give back what it holds, before another is started; NULL: nothing */
@@ -28,10 +29,11 @@ typedef struct bw_gemm_backend {
     void (*pack)(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
 } bw_gemm_backend;
 
-extern const bw_gemm_backend bw_gemm_onednn;     /* bf16, where the CPU multiplies it */
-extern const bw_gemm_backend bw_gemm_blis;       /* fp32 */
-extern const bw_gemm_backend bw_gemm_bf16;       /* bf16 operands anywhere, on BLIS */
-extern const bw_gemm_backend bw_gemm_onednn_f32; /* the same code as bw_gemm_onednn with operands of fp32: for its test */
+extern const bw_gemm_backend bw_gemm_onednn;      /* bf16, where the CPU multiplies it */
+extern const bw_gemm_backend bw_gemm_onednn_fp32; /* fp32, where the CPU has AVX512 */
+extern const bw_gemm_backend bw_gemm_blis;        /* fp32 */
+extern const bw_gemm_backend bw_gemm_bf16;        /* bf16 operands anywhere, on BLIS */
+extern const bw_gemm_backend bw_gemm_onednn_full; /* the same code as bw_gemm_onednn with operands of fp32: for its test */
 
 /* For fp32 backends, where their packing does not pay: a few rows of a times b^T, and up to 64 rows or columns. */
 bool bw_gemm_is_thin(const bw_gemm_call *call);

@@ -2,6 +2,7 @@
  * in parallel and a row is summed by one thread, so the number of threads leaves no trace in the result. */
 #include "breakwater/num.h"
 #include "num/hot.h"
+#include "num/row.h"
 #include <math.h>
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -150,9 +151,9 @@ void bw_flush_denormals(void)
 
 int64_t bw_argmax(const float *x, int64_t n)
 {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    return best;
+    const float highest = bw_row_highest(x, n, -INFINITY);
+    for (int64_t i = 0; i < n; i++)
+        if (x[i] == highest)
+            return i;
+    return 0; /* none is a number */
 }

@@ -104,7 +104,7 @@ static int open_store(eval *e)
         folded[i] = e->adapters[i];
         factors[i] = 1;
     }
-    return bw_store_open(&e->store, e->grid, e->source, e->config, folded, factors, e->n_adapters);
+    return bw_store_open(&e->store, e->grid, e->source, e->config, false, folded, factors, e->n_adapters);
 }
 
 /* Adapters are added in order and sums of floats depend on it, so their order is part of what an evaluation is. */

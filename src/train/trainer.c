@@ -223,7 +223,7 @@ static int open_engine(bw_trainer *t)
     const bw_adapter *folded[] = {t->buffer};
     const double factors[] = {1};
     bw_span span = bw_span_begin();
-    BW_TRY(bw_store_open(&t->store, t->grid, t->source, config, folded, factors, t->buffer ? 1 : 0));
+    BW_TRY(bw_store_open(&t->store, t->grid, t->source, config, true, folded, factors, t->buffer ? 1 : 0));
     bw_span_end(&span, BW_EVENT_LOAD, 0, 0);
     BW_TRY(bw_lora_create(&t->lora, t->grid, t->adapter));
     BW_TRY(create_reduce(t));

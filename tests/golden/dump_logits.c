@@ -72,7 +72,7 @@ static int run(dump *d, const bw_config *config, char **argv)
     if (adapted)
         BW_TRY(bw_peft_load(&d->adapter, d->grid, bw_source_spec(d->source), argv[2], (int)config->block));
     const bw_adapter *folded[] = {d->adapter};
-    BW_TRY(bw_store_open(&d->store, d->grid, d->source, config, folded, &factor, adapted));
+    BW_TRY(bw_store_open(&d->store, d->grid, d->source, config, false, folded, &factor, adapted));
     BW_TRY(bw_safetensors_open(&d->prompts, argv[3]));
     for (int64_t i = 0; i < bw_tensors_count(d->prompts) && d->count < MOST_PROMPTS; i++)
         if (strcmp(bw_tensors_at(d->prompts, i)->name + 2, ".tokens") == 0)

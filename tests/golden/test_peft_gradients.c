@@ -38,7 +38,7 @@ static void gradients_are_pefts(void **state)
     must(bw_dataset_load(&data, tokenizer, &paths, BW_TEMPLATE_PLAIN, 512, "error"));
     must(bw_peft_load(&adapter, grid, bw_source_spec(source), golden_path("tiny/init"), 16));
     adapter->dropout = 0;
-    must(bw_store_open(&store, grid, source, &config, NULL, NULL, 0));
+    must(bw_store_open(&store, grid, source, &config, true, NULL, NULL, 0));
     must(bw_lora_create(&lora, grid, adapter));
     must(bw_transformer_create(&transformer, store, lora, data.token_count, data.token_count, true, false));
     must(bw_batch_create(&batch, data.token_count, (int32_t)data.count));

@@ -40,7 +40,7 @@ static void check(const char *how, const bw_adapter *const *folded, int n_folded
     const double factor = 1;
     bw_store *store;
     bw_transformer *transformer;
-    must(bw_store_open(&store, grid, source, &config, folded, &factor, n_folded));
+    must(bw_store_open(&store, grid, source, &config, false, folded, &factor, n_folded));
     must(bw_transformer_create(&transformer, store, lora, LONGEST, LONGEST, false, false));
     double worst = 0;
     for (int row = 0; row < ROWS; row++)

@@ -103,7 +103,7 @@ int main(int argc, char **argv)
     if (status == BW_OK)
         status = bw_source_open(&source, model);
     if (status == BW_OK)
-        status = bw_store_open(&store, grid, source, &config, NULL, NULL, 0);
+        status = bw_store_open(&store, grid, source, &config, false, NULL, NULL, 0);
     if (status == BW_OK)
         status = bw_safetensors_open(&expected, golden_path("smollm2.safetensors"));
     if (status != BW_OK) {

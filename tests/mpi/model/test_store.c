@@ -47,8 +47,8 @@ static void check_layer(bw_store *store, int layer, int next, const variant *var
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
         expected(want, layer, (bw_target)target, variant, adapters);
-        CHECK(memcmp(want, lent.weight[target], (size_t)(out * in) * sizeof *want) == 0);
-        CHECK((uintptr_t)lent.weight[target] % 64 == 0);
+        CHECK(memcmp(want, lent.weight[target].data, (size_t)(out * in) * sizeof *want) == 0);
+        CHECK((uintptr_t)lent.weight[target].data % 64 == 0);
     }
     CHECK_OK(bw_source_read_named(source, layer, "input_layernorm", 0, 1, 0, spec->d_model, want, spec->d_model));
     CHECK(memcmp(want, lent.norm_attention, (size_t)spec->d_model * sizeof *want) == 0);
@@ -90,7 +90,7 @@ static void check_variant(const bw_grid *grid, const variant *variant)
     test_fill(adapters[0], SEED_A);
     test_fill(adapters[1], SEED_B);
     const bw_adapter *const folded[2] = {adapters[0], adapters[1]};
-    CHECK_OK(bw_store_open(&store, grid, source, &config, folded, factors, variant->n_folded));
+    CHECK_OK(bw_store_open(&store, grid, source, &config, true, folded, factors, variant->n_folded));
     if (store) {
         CHECK(bw_store_streams(store) == (strcmp(variant->weights, "stream") == 0)); /* auto: a tiny model fits anywhere */
         for (size_t i = 0; i < sizeof walks / sizeof *walks; i++)
@@ -139,7 +139,7 @@ static void check_poison(const bw_grid *grid)
     bw_config config;
     bw_config_init(&config);
     bw_error_clear();
-    CHECK(bw_store_open(&store, grid, source, &config, NULL, NULL, 0) == BW_DATA);
+    CHECK(bw_store_open(&store, grid, source, &config, true, NULL, NULL, 0) == BW_DATA);
     CHECK(store == NULL && strstr(bw_error(), "model.layers.1.mlp.up_proj.weight holds") != NULL);
     bw_error_clear();
     bw_config_free(&config);

@@ -48,7 +48,7 @@ static void engine_open(engine *e, const bw_grid *grid, const setting *setting)
     CHECK_OK(bw_adapter_create(&e->adapter, grid, bw_source_spec(source), ALL, R, 4, setting->dropout, 8));
     test_fill(e->adapter, SEED);
     choose_pairs(e->adapter, setting);
-    CHECK_OK(bw_store_open(&e->store, grid, source, &config, NULL, NULL, 0));
+    CHECK_OK(bw_store_open(&e->store, grid, source, &config, true, NULL, NULL, 0));
     CHECK_OK(bw_lora_create(&e->lora, grid, e->adapter));
     CHECK_OK(bw_transformer_create(&e->transformer, e->store, e->lora, 32, 32, true, setting->recompute));
     bw_config_free(&config);
@@ -277,5 +277,6 @@ int main(int argc, char **argv)
     check_packing(grid);
     bw_source_close(source);
     bw_grid_destroy(&grid);
+    bw_gemm_stop();
     return check_finish("transformer");
 }

@@ -74,7 +74,7 @@ static void check_engine(const bw_grid *grid, const bw_layout *layout)
     bw_adapter_init(adapter, 2);
     const bw_adapter *const folded[] = {buffer};
     const double factors[] = {1};
-    CHECK_OK(bw_store_open(&store, grid, job.source, &config, folded, factors, 1));
+    CHECK_OK(bw_store_open(&store, grid, job.source, &config, true, folded, factors, 1));
     CHECK_OK(bw_lora_create(&lora, grid, adapter));
     CHECK_OK(bw_transformer_create(&transformer, store, lora, TOKENS, TOKENS, true, false));
     if (store && transformer) {
@@ -124,7 +124,7 @@ int main(int argc, char **argv)
         CHECK_OK(bw_gemm_start(precisions[i], 1));
         check_every_grid(check_grid);
     }
-    CHECK_OK(bw_gemm_start("fp32", 1)); /* gives back what products in bf16 hold */
+    bw_gemm_stop();
     bw_job_close(&job);
     bw_config_free(&config);
     CHECK_OK(bw_barrier(grid));

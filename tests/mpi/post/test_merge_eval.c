@@ -338,5 +338,6 @@ int main(int argc, char **argv)
     some_grids();
     if (bw_par_rank() == 0)
         nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    bw_gemm_stop();
     return check_finish("test_merge_eval");
 }

@@ -51,11 +51,11 @@ static void check_entry(const problem *p, float got, double before, double round
         close_to((double)got, alpha * plain + old, bound + 0x1.01p-7 * fabs(alpha) * size, "c", at);
 }
 
-/* Row-major rows x cols in `packed`, or as they are. */
-static void check(const bw_gemm_backend *backend, const problem *p, bool packed)
+/* b packed, or as it is; rows of c `gap` entries apart. */
+static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap, bool packed)
 {
     const bool half = strcmp(backend->precision, "bf16") == 0;
-    int64_t lda, ldb, ldc = p->n + 2;
+    int64_t lda, ldb, ldc = p->n + gap;
     const int64_t a_size = size_of(p->trans_a, p->m, p->k, packed ? 0 : 3, &lda), b_size = size_of(p->trans_b, p->k, p->n, packed ? 0 : 3, &ldb);
     float *a = random_floats(a_size, 1), *b = random_floats(b_size, 2), *a_rounded = rounded_floats(a_size, 1, half),
           *b_rounded = rounded_floats(b_size, 2, half);
@@ -103,7 +103,7 @@ static bool starts(const bw_gemm_backend *backend, int threads)
     return true;
 }
 
-static const bw_gemm_backend *const all[] = {&bw_gemm_blis, &bw_gemm_bf16, &bw_gemm_onednn_f32, &bw_gemm_onednn};
+static const bw_gemm_backend *const all[] = {&bw_gemm_blis, &bw_gemm_bf16, &bw_gemm_onednn_fp32, &bw_gemm_onednn_full, &bw_gemm_onednn};
 static const int64_t sizes[][3] = {{1, 1, 1},     {1, 7, 13},     {5, 3, 2},     {2, 33, 64},   {16, 16, 16},  {17, 65, 31},
                                    {64, 48, 100}, {13, 130, 301}, {70, 5, 600},  {3, 200, 100}, {7, 130, 300}, {33, 97, 64},
                                    {32, 257, 33}, {100, 100, 32}, {48, 32, 258}, {260, 40, 70}};
@@ -117,8 +117,10 @@ static void multiply_right_for_all_transposes_and_odd_sizes(void **state)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
                 for (int transposes = 0; transposes < 4; transposes++)
                     for (size_t f = 0; f < 4; f++)
-                        check(all[which],
-                              &(problem){transposes & 1, transposes & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[f][0], factors[f][1]}, false);
+                        for (int64_t gap = 0; gap <= 2; gap += 2)
+                            check(all[which],
+                                  &(problem){transposes & 1, transposes & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[f][0], factors[f][1]}, gap,
+                                  false);
 }
 
 /* x W^T and dy W from one packed W, written and added to. */
@@ -129,8 +131,8 @@ static void multiply_right_with_packed_weights(void **state)
         if (!starts(all[which], 1) || !all[which]->pack)
             continue;
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-            for (int kind = 0; kind < 4; kind++)
-                check(all[which], &(problem){false, kind & 1, sizes[i][0], sizes[i][1], sizes[i][2], 1, (float)(kind / 2)}, true);
+            for (int kind = all[which]->forward_only; kind < 8; kind += 1 + all[which]->forward_only) /* x W^T is the odd kind */
+                check(all[which], &(problem){false, kind & 1, sizes[i][0], sizes[i][1], sizes[i][2], 1, (float)(kind / 2 % 2)}, kind / 4 * 2, true);
     }
 }
 
@@ -151,9 +153,9 @@ static void scale_c_where_there_is_nothing_to_sum(void **state)
 static void products_forgotten_are_made_again(void **state)
 {
     (void)state;
-    if (starts(&bw_gemm_onednn_f32, 1))
+    if (starts(&bw_gemm_onednn_full, 1))
         for (int64_t n = 1; n < 600; n++)
-            check(&bw_gemm_onednn_f32, &(problem){false, true, 16, n % 599 + 1, 3, 1, 0}, false);
+            check(&bw_gemm_onednn_full, &(problem){false, true, 16, n % 599 + 1, 3, 1, 0}, 2, false);
 }
 
 /* ---- the seam -------------------------------------------------------------------------------------------------------- */
@@ -165,19 +167,22 @@ static void precision_takes_the_best_that_is_here(void **state)
     assert_int_equal(bw_gemm_start("auto", 1), BW_OK);
     printf("auto: %s\n", bw_gemm_describe());
     assert_string_equal(bw_gemm_precision(), missing ? "fp32" : "bf16");
-    assert_true(bw_weight_is_dense() == (missing != NULL));
+    assert_true(bw_weight_is_dense(true) == (missing != NULL));
     if (missing)
         assert_non_null(strstr(bw_gemm_describe(), missing)); /* why it is not the faster one */
     assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
     printf("bf16: %s\n", bw_gemm_describe());
     assert_string_equal(bw_gemm_precision(), "bf16");
-    assert_false(bw_weight_is_dense());
+    assert_false(bw_weight_is_dense(true) || bw_weight_is_dense(false));
     if (missing)
         assert_non_null(strstr(bw_gemm_describe(), "no speed gained"));
     assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
     assert_string_equal(bw_gemm_precision(), "fp32");
-    assert_null(strstr(bw_gemm_describe(), "not "));
-    assert_true(bw_weight_is_dense() && bw_weight_bytes(3, 5, true) == 64);
+    printf("fp32: %s\n", bw_gemm_describe());
+    assert_true(bw_weight_is_dense(true) && bw_weight_bytes(3, 5, true) == 64);
+    assert_true(bw_weight_is_dense(false) == (bw_gemm_onednn_fp32.missing() != NULL));
+    if (bw_gemm_onednn_fp32.missing())
+        assert_non_null(strstr(bw_gemm_describe(), bw_gemm_onednn_fp32.missing()));
 }
 
 /* A rank takes what another rank can, and says that it cannot. */
@@ -212,8 +217,9 @@ static void weights_multiply_as_matrices_do(void **state)
         bw_gemm(false, true, T, OUT, IN, 1, x, IN, w, IN, 0, y, OUT);
         bw_gemm(false, false, T, IN, OUT, 1, dy, OUT, w, IN, 0, dx, IN);
         const double before = bw_gemm_flops();
-        bw_gemm_weight(true, T, OUT, IN, x, weight, 0, y2, OUT);
-        bw_gemm_weight(false, T, IN, OUT, dy, weight, 0, dx2, IN);
+        const bw_weight prepared = {weight, bw_weight_is_dense(true)};
+        bw_gemm_weight(true, T, OUT, IN, x, prepared, 0, y2, OUT);
+        bw_gemm_weight(false, T, IN, OUT, dy, prepared, 0, dx2, IN);
         assert_true(bw_gemm_flops() - before == 4.0 * T * OUT * IN);
         for (int i = 0; i < T * OUT; i++)
             close_to((double)y2[i], (double)y[i], which ? 2 * (IN + 3) * FLT_EPSILON / 2 * IN : 0, "y", i);

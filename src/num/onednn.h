@@ -1,0 +1,51 @@
+/* oneDNN's matrix products, kept by shape, for the backends that stand on it; only onednn.c calls the library. One type of operands at a time; what is
+ * written is fp32. A product uses all threads, and an entry has the same bits for any number of rows and threads.
+ *
+ * oneDNN fails only where memory ends or where it was asked for something wrong; a product cannot report that, so the program ends there, as it does
+ * inside BLIS. Nothing here is safe on two threads at once: whoever calls holds bw_onednn_lock. */
+#ifndef NUM_ONEDNN_H
+#define NUM_ONEDNN_H
+#include "num/gemm.h"
+#include <pthread.h>
+
+/* c = alpha op(a) op(b), or c += that; c is dense, m x n. */
+typedef struct bw_onednn_shape {
+    int64_t m, n, k;
+    int64_t lda, ldb;
+    bool trans_a, trans_b;
+    bool packed; /* b is what bw_onednn_pack wrote; ldb and trans_b do not count */
+    bool add;
+    float alpha;
+} bw_onednn_shape;
+
+typedef struct bw_onednn_buffer { /* grows, is never filled in advance */
+    void *data;
+    int64_t bytes;
+} bw_onednn_buffer;
+
+extern pthread_mutex_t bw_onednn_lock;
+
+const char *bw_onednn_kernels(bool half); /* "AMX", "AVX512-BF16", "AVX512"; NULL: this CPU has none that are fast for bf16, or for fp32 */
+/* Opens the library, once a process. What was kept for another type of operands is given back; packed weights of it are void. */
+int bw_onednn_start(const char *how, bool half, int threads);
+const char *bw_onednn_describe(void);
+bool bw_onednn_is_half(void); /* operands are bf16, else fp32 */
+/* Products of small integers, which every type holds and whose sums are exact: what a right kernel gives is known to the bit. */
+int bw_onednn_check(const bw_gemm_backend *backend);
+void bw_onednn_stop(void);
+
+/* Does oneDNN have its fastest kind of kernel for this product? Scaling or adding may cost it that. */
+bool bw_onednn_is_fast(const bw_onednn_shape *shape);
+void bw_onednn_multiply(const bw_onednn_shape *shape, const void *a, const void *b, float *c);
+/* Rows of the call's c from `first` on = alpha * sums + beta * c; sums begin with that row, and lie row_step and column_step apart. */
+void bw_onednn_bring(const bw_gemm_call *call, int64_t first, const float *sums, int64_t row_step, int64_t column_step);
+
+/* A weight in the layout that oneDNN names for op(b), k x n: bytes, a whole number of cache lines; and packing from a plain matrix of the operands'
+ * type, stored as it is (k rows of ld) or turned (n rows of ld). */
+int64_t bw_onednn_weight_bytes(int64_t k, int64_t n);
+void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_t ld, bool turned);
+
+void *bw_onednn_reserve(bw_onednn_buffer *buffer, int64_t bytes);
+void bw_onednn_release(bw_onednn_buffer *buffer);
+
+#endif
