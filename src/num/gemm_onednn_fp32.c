@@ -6,16 +6,12 @@
 #ifdef BW_ONEDNN
 #include "num/onednn.h"
 
-enum { FEW_ROWS = 64 }; /* up to here oneDNN turns a weight over for longer than it multiplies; num/gemm_narrow.c is faster, measured */
+enum {
+    FEW_ROWS = 64, /* up to here oneDNN turns a weight over for longer than it multiplies; num/gemm_narrow.c is faster, measured */
+    DEPTH = 1024    /* of a sum over columns of a: from 2,000 on, how oneDNN cuts it depends on the number of threads */
+};
 
 static bw_onednn_buffer sums; /* of a product whose rows lie apart */
-
-/* What is not packed and would cost oneDNN more than BLIS is left to that. */
-static bool is_ours(const bw_gemm_call *call)
-{
-    const bool dense = call->ldc == call->n && (call->beta == 0.0f || call->beta == 1.0f), few = call->trans_b && call->m <= FEW_ROWS;
-    return call->weight || (call->k > 0 && dense && !few);
-}
 
 static bw_onednn_shape shape_of(const bw_gemm_call *call)
 {
@@ -27,6 +23,16 @@ static bw_onednn_shape shape_of(const bw_gemm_call *call)
     return shape;
 }
 
+/* What is not packed and has no fast kernel is left to BLIS. oneDNN's other kernels, too, sum in an order that follows the number of threads. */
+static bool is_ours(const bw_gemm_call *call)
+{
+    const bool dense = call->ldc == call->n && (call->beta == 0.0f || call->beta == 1.0f), few = call->trans_b && call->m <= FEW_ROWS;
+    if (call->weight)
+        return true;
+    const bw_onednn_shape shape = shape_of(call);
+    return call->k > 0 && dense && !few && bw_onednn_is_fast(&shape);
+}
+
 static void multiply_apart(const bw_gemm_call *call)
 {
     bw_onednn_shape shape = shape_of(call);
@@ -36,20 +42,30 @@ static void multiply_apart(const bw_gemm_call *call)
     bw_onednn_bring(call, 0, to, call->n, 1);
 }
 
+static void multiply_deep(const bw_gemm_call *call)
+{
+    bw_gemm_call part = *call;
+    for (int64_t l = 0; l < call->k; l += DEPTH, part.beta = 1) {
+        part.k = call->k - l < DEPTH ? call->k - l : DEPTH;
+        const bw_onednn_shape shape = shape_of(&part);
+        bw_onednn_multiply(&shape, call->a + l * call->lda, call->b + (call->trans_b ? l : l * call->ldb), call->c);
+    }
+}
+
 static void multiply(const bw_gemm_call *call)
 {
-    if (!is_ours(call)) {
-        bw_gemm_blis.multiply(call);
-        return;
-    }
+    const bw_onednn_shape shape = shape_of(call);
     pthread_mutex_lock(&bw_onednn_lock);
-    if (call->ldc == call->n) {
-        const bw_onednn_shape shape = shape_of(call);
-        bw_onednn_multiply(&shape, call->a, call->weight ? call->weight : call->b, call->c);
-    } else {
+    const bool ours = is_ours(call);
+    if (ours && call->ldc != call->n)
         multiply_apart(call);
-    }
+    else if (ours && call->trans_a)
+        multiply_deep(call);
+    else if (ours)
+        bw_onednn_multiply(&shape, call->a, call->weight ? call->weight : call->b, call->c);
     pthread_mutex_unlock(&bw_onednn_lock);
+    if (!ours)
+        bw_gemm_blis.multiply(call);
 }
 
 /* ---- frozen weights, forward only ------------------------------------------------------------------------------------ */

@@ -3,6 +3,7 @@
 #include "num/gemm.h"
 #include "base/half.h"
 #include "num_test.h"
+#include <omp.h>
 
 /* ---- a product in double --------------------------------------------------------------------------------------------- */
 typedef struct problem {
@@ -149,6 +150,41 @@ static void scale_c_where_there_is_nothing_to_sum(void **state)
     }
 }
 
+/* Thread counts change with the machine that a job is requeued on. LoRA gradients sum over thousands of tokens, and small results tempt a library to
+ * cut the sum among its threads. */
+static void same_bits_for_any_number_of_threads(void **state)
+{
+    static const struct {
+        bool trans_a, trans_b;
+        int64_t m, n, k;
+    } products[] = {{true, false, 32, 576, 4096}, {true, false, 576, 32, 4096}, {true, false, 16, 64, 5000}, {false, true, 70, 192, 4096},
+                    {false, false, 33, 64, 3000}, {false, true, 257, 32, 576}};
+    static const bw_gemm_backend *const libraries[] = {&bw_gemm_onednn_fp32, &bw_gemm_onednn}; /* BLIS: test_gemm.c */
+    static const int threads[] = {2, 3, 8, 16};
+    (void)state;
+    for (size_t which = 0; which < sizeof libraries / sizeof *libraries; which++)
+        for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
+            if (!starts(libraries[which], 1))
+                break;
+            const int64_t m = products[i].m, n = products[i].n, k = products[i].k;
+            float *a = random_floats(m * k, 1), *b = random_floats(k * n, 2), *one = zeros(m * n), *many = zeros(m * n);
+            bw_gemm_call call = {m, n, k, 2, 0, a, b, NULL, one, 0, 0, n, products[i].trans_a, products[i].trans_b};
+            call.lda = call.trans_a ? m : k, call.ldb = call.trans_b ? k : n;
+            omp_set_num_threads(1);
+            libraries[which]->multiply(&call);
+            call.c = many;
+            for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+                omp_set_num_threads(threads[t]);
+                assert_int_equal(libraries[which]->start(threads[t]), BW_OK);
+                libraries[which]->multiply(&call);
+                if (memcmp(one, many, (size_t)(m * n) * sizeof *one) != 0)
+                    fail_msg("%s: other bits of product %d with %d threads than with one", libraries[which]->describe(), (int)i, threads[t]);
+            }
+            bw_free(a), bw_free(b), bw_free(one), bw_free(many);
+        }
+    omp_set_num_threads(1);
+}
+
 /* More shapes than are kept: what was forgotten is made again, and right. */
 static void products_forgotten_are_made_again(void **state)
 {
@@ -235,6 +271,7 @@ int main(void)
         cmocka_unit_test(multiply_right_for_all_transposes_and_odd_sizes),
         cmocka_unit_test(multiply_right_with_packed_weights),
         cmocka_unit_test(scale_c_where_there_is_nothing_to_sum),
+        cmocka_unit_test(same_bits_for_any_number_of_threads),
         cmocka_unit_test(products_forgotten_are_made_again),
         cmocka_unit_test(precision_takes_the_best_that_is_here),
         cmocka_unit_test(ranks_agree_on_a_place),
