@@ -21,7 +21,7 @@ packages=(
 )
 
 # What the build finds where it is, and does without elsewhere.
-optional=(libdnnl-dev) # oneDNN: --precision bf16 at the speed of the CPU's own bf16
+optional=(libdnnl-dev) # oneDNN: the CPU's own bf16, and fp32 at its full rate where it has AVX512
 
 # A test says so when one of these is not there. Lmod excludes environment-modules, so it comes only where no modules are yet.
 if [ "${1:-}" = --tests ]; then

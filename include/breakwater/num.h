@@ -16,7 +16,7 @@ int bw_gemm_place(void);
 int bw_gemm_start_at(int place, int threads);
 void bw_gemm_stop(void); /* gives back the memory that products hold; bw_gemm_start begins anew. Local. */
 const char *bw_gemm_precision(void); /* of the backend that was chosen: "fp32" or "bf16" */
-const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels skx, 2 threads", and what would have been better and why it is not here */
+const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels zen3, 2 threads", and what would have been better and why it is not here */
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
  * beta == 0 writes C without reading it. m, n or k may be 0. */
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,

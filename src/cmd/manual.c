@@ -16,6 +16,7 @@ typedef struct named_text {
 static const named_text environment[] = {
     {"OMP_NUM_THREADS", "threads of each rank, where --threads does not say it"},
     {"BLIS_ARCH_TYPE", "kernels of BLIS, by number; without it they are chosen by the kind of processor, and breakwater --version says which"},
+    {"DNNL_MAX_CPU_ISA", "what oneDNN may use of the processor: AVX2 leaves every product to BLIS, AVX512_CORE those in fp32 to oneDNN"},
     {"SLURM_JOB_END_TIME",
      "when the job ends, in seconds since 1970, as Slurm sets it: the program stops before, as on a signal; one that is long past is ignored"},
 };

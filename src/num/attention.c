@@ -188,6 +188,15 @@ void bw_attention_forward(const bw_attention *shape, float *out, float *lse, con
         }
 }
 
+BW_HOT static float dot(const float *a, const float *b, int64_t n)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < n; c++)
+        sum += a[c] * b[c];
+    return sum;
+}
+
 /* What the backward pass holds of a block of queries, turned over. */
 typedef struct turned {
     float queries[MAX_HEAD][QUERIES], douts[MAX_HEAD][QUERIES], dqueries[MAX_HEAD][QUERIES];
@@ -251,11 +260,9 @@ static void load_turned(turned *t, const block *b, const float *q, const float *
     turn_in(t->queries, q, ldq, b->count, head_dim);
     turn_in(t->douts, dout, ldq, b->count, head_dim);
     for (int64_t i = 0; i < QUERIES; i++) {
-        float dot = 0;
-        for (int c = 0; i < b->count && c < head_dim; c++)
-            dot += dout[i * ldq + c] * out[i * ldq + c];
-        t->dots[i] = dot;
-        t->lse[i] = i < b->count ? lse[i] : 0;
+        const bool here = i < b->count;
+        t->dots[i] = here ? dot(dout + i * ldq, out + i * ldq, head_dim) : 0;
+        t->lse[i] = here ? lse[i] : 0;
     }
 }
 
@@ -264,9 +271,10 @@ static void backward_group(const bw_attention *shape, int64_t length, int64_t T,
                            const float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk)
 {
     turned t;
-    for (int64_t j = 0; j < length; j++)
-        for (int c = 0; c < shape->head_dim; c++)
-            dk[j * ldk + c] = dv[j * ldk + c] = 0;
+    for (int64_t j = 0; j < length; j++) {
+        memset(dk + j * ldk, 0, (size_t)shape->head_dim * sizeof *dk);
+        memset(dv + j * ldk, 0, (size_t)shape->head_dim * sizeof *dv);
+    }
     for (int head = 0; head < shape->n_head / shape->n_kv; head++)
         for (int64_t first = 0; first < length; first += QUERIES) {
             block b = block_of(shape, first, length - first < QUERIES ? length - first : QUERIES);
@@ -291,15 +299,6 @@ void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, floa
             int64_t x = row * ldq + head * group * shape->head_dim, y = row * ldk + (int64_t)head * shape->head_dim;
             backward_group(shape, length, T, dq + x, dk + y, dv + y, dout + x, out + x, lse + head * group * T + row, q + x, k + y, v + y, ldq, ldk);
         }
-}
-
-BW_HOT static float dot(const float *a, const float *b, int64_t n)
-{
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < n; c++)
-        sum += a[c] * b[c];
-    return sum;
 }
 
 /* Scores of one query against `keys` keys; their maximum. */

@@ -18,7 +18,7 @@ only_there=(
   '# *include *<mpi\.h>|\<MPI_[A-Z]'                    '^src/(par/[^/]*|io/h5[a-z_]*\.[ch])$'
   '# *include *<hdf5\.h>|\<H5[A-Z][a-z]*_?[a-z0-9]* *\(' '^src/io/h5[a-z_]*\.[ch]$'
   '# *include *<(blis/)?blis\.h>|\<(bli|cblas)_[a-z]'   '^src/num/gemm_blis\.c$'
-  '# *include *<(oneapi/dnnl/)?dnnl|\<dnnl_[a-z]'        '^src/num/gemm_onednn\.c$'
+  '# *include *<(oneapi/dnnl/)?dnnl|\<dnnl_[a-z]'        '^src/num/onednn\.c$'
   '\<(Cblacs|p[sd](gemm|ge|or|la|po|sy)[a-z0-9]*)_'     '^src/par/scalapack\.c$'
   '# *include *<jansson\.h>|\<json_[a-z_]+ *\('         '^src/io/json\.c$'
   '# *include *<yaml\.h>|\<yaml_[a-z_]+ *\('            '^src/base/yaml\.c$'
