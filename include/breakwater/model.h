@@ -150,8 +150,9 @@ const bw_streaming *bw_store_streaming(const bw_store *store);
 const char *bw_store_describe(const bw_store *store); /* "resident, f32, 513 MiB per node" */
 bool bw_store_folds(void);                            /* adapters are added to the copies: these are fp32 with the precision chosen */
 int bw_store_side_rank(const bw_store *store);        /* of the largest adapter that runs beside its weight; 0: none does */
-/* Sizes without a store, for a plan of training, with the precision chosen (bw_gemm_start). A rank's piece as it would be held, without data; the rest is once a
- * node: a layer ready for its products, all slots for layers (and the dense one they are packed from), embedding with head and norms. */
+/* Sizes without a store, for a plan of training, with the precision chosen (bw_gemm_start). A rank's piece as it would be held, without data; the
+ * rest is once a node: a layer ready for its products, all slots for layers (and the dense one they are packed from), embedding with head and norms.
+ */
 bw_matrix bw_store_piece_outline(const bw_source *source, const bw_grid *grid, const bw_config *config, int layer, bw_target target);
 int64_t bw_store_layer_bytes(const bw_spec *spec);
 int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams);

@@ -14,7 +14,7 @@ int bw_gemm_start(const char *precision, int threads);
 /* Ranks must take the same backend: the largest place that any of them has. BW_SYSTEM where this rank cannot. Local. */
 int bw_gemm_place(void);
 int bw_gemm_start_at(int place, int threads);
-void bw_gemm_stop(void); /* gives back the memory that products hold; bw_gemm_start begins anew. Local. */
+void bw_gemm_stop(void);             /* gives back the memory that products hold; bw_gemm_start begins anew. Local. */
 const char *bw_gemm_precision(void); /* of the backend that was chosen: "fp32" or "bf16" */
 const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels zen3, 2 threads", and what would have been better and why it is not here */
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
@@ -93,10 +93,18 @@ void bw_attention_forward(const bw_attention *shape, float *out, float *lse, con
 /* dq, dk, dv are written (not added to). A key at distance `window` or more before its query is not seen. */
 void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
                            const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq);
+/* Keys and values of one sequence: head h, key j begins at entry h * head + j * row. Each token reads all of them from memory, which goes fastest
+ * where a head's keys follow one another, and in half the bytes: half says that they are bf16, else they are fp32. */
+typedef struct bw_cache {
+    void *k, *v;
+    int64_t head, row;
+    bool half;
+} bw_cache;
+/* Rows k, v[n][n_kv*head_dim] become keys and values first .. first + n - 1. Runs on the calling thread. */
+void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, int64_t n, const float *k, const float *v);
 /* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values are cache rows [0, length).
  * Runs on all threads, or on the calling one inside a parallel region: a loop over sequences may be parallel itself. */
-void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache, const float *v_cache,
-                         int64_t ld_cache, int length);
+void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, bw_cache cache, int length);
 
 /* ---- loss: cross-entropy of answer rows, the vocabulary walked in chunks (no T x V logits) -----------------------
  * h[n][C] are the rows with a target, head[V][C]; targets[n]. loss[n] gets each row's loss; where dh is not NULL it gets

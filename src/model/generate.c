@@ -12,9 +12,9 @@ enum { PREFILL_TOKENS = 2048 }; /* rows of one prefill pass, a longer prompt apa
 typedef struct sequence {
     const bw_tokens *prompt;
     bw_answer *answer;
-    int64_t place;  /* its first row in the cache of a layer */
-    int32_t length; /* rows in the cache */
-    int32_t next;   /* token to be fed next */
+    int64_t place, room; /* its first row in the cache of a layer, and how many there are for it */
+    int32_t length;      /* rows in the cache */
+    int32_t next;        /* token to be fed next */
     bool active;
 } sequence;
 
@@ -32,7 +32,8 @@ typedef struct decoder {
     bw_head head;
     int64_t max_rows, cache_rows;
     float *x;
-    float *keys, *values;             /* [layer][cache_rows][n_kv * head_dim]; sequences lie one behind the other */
+    char *keys, *values; /* [layer][cache_rows * n_kv * head_dim] of entry_bytes; sequences lie one behind the other */
+    int64_t entry_bytes;
     float *normed, *inv_rms, *highest; /* one row a sequence */
     int32_t *best;
     float *scratch; /* of the head */
@@ -48,7 +49,8 @@ static void decoder_free(decoder *d)
     bw_head_free(&d->head, d->grid);
     bw_saved_free(&d->saved);
     bw_block_free(&d->block);
-    void *owned[] = {d->x, d->keys, d->values, d->normed, d->inv_rms, d->highest, d->best, d->scratch, d->tokens, d->positions, d->runs, d->sequences};
+    void *owned[] = {d->x,    d->keys,    d->values, d->normed,    d->inv_rms, d->highest,
+                     d->best, d->scratch, d->tokens, d->positions, d->runs,    d->sequences};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
 }
@@ -66,8 +68,9 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
     BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, max_prompt + max_new));
     BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
-    BW_TRY(BW_NEW(d->keys, cache, "KV cache"));
-    BW_TRY(BW_NEW(d->values, cache, "KV cache"));
+    d->entry_bytes = strcmp(bw_gemm_precision(), "bf16") == 0 ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
+    BW_TRY(BW_NEW(d->keys, cache * d->entry_bytes, "KV cache"));
+    BW_TRY(BW_NEW(d->values, cache * d->entry_bytes, "KV cache"));
     BW_TRY(BW_NEW(d->normed, batch * C, "activations"));
     BW_TRY(BW_NEW(d->inv_rms, batch, "activations"));
     BW_TRY(BW_NEW(d->highest, batch, "activations"));
@@ -97,16 +100,22 @@ static void pass_add(decoder *d, int slot, const int32_t *tokens, int32_t count)
     d->T += count;
 }
 
+/* Of a sequence in a layer: head by head, so that a head's keys follow one another. */
+static bw_cache cache_of(const decoder *d, int layer, int slot)
+{
+    const sequence *s = &d->sequences[slot];
+    const int64_t width = (int64_t)d->spec->n_kv * d->spec->head_dim, at = (layer * d->cache_rows + s->place) * width * d->entry_bytes;
+    return (bw_cache){d->keys + at, d->values + at, s->room * d->spec->head_dim, d->spec->head_dim, d->entry_bytes == sizeof(uint16_t)};
+}
+
 static void attend_run(decoder *d, int layer, const run *r)
 {
-    const bw_spec *spec = d->spec;
-    int64_t query = (int64_t)spec->n_head * spec->head_dim, width = (int64_t)spec->n_kv * spec->head_dim;
-    int32_t before = d->sequences[r->slot].length;
-    int64_t cache = (layer * d->cache_rows + d->sequences[r->slot].place) * width;
-    memcpy(d->keys + cache + before * width, d->saved.k + r->first * width, (size_t)(r->rows * width) * sizeof(float));
-    memcpy(d->values + cache + before * width, d->saved.v + r->first * width, (size_t)(r->rows * width) * sizeof(float));
-    bw_attention_cached(&d->block.attention, d->saved.mixed + r->first * query, d->saved.q + r->first * query, query, r->rows, d->keys + cache,
-                        d->values + cache, width, before + r->rows);
+    const int64_t query = (int64_t)d->spec->n_head * d->spec->head_dim, width = (int64_t)d->spec->n_kv * d->spec->head_dim;
+    const int32_t before = d->sequences[r->slot].length;
+    const bw_cache cache = cache_of(d, layer, r->slot);
+    bw_cache_write(&d->block.attention, cache, before, r->rows, d->saved.k + r->first * width, d->saved.v + r->first * width);
+    bw_attention_cached(&d->block.attention, d->saved.mixed + r->first * query, d->saved.q + r->first * query, query, r->rows, cache,
+                        before + r->rows);
 }
 
 /* Threads share out the sequences; a sequence alone (a long prompt) is shared out inside. */
@@ -218,14 +227,15 @@ static int32_t shared_beginning(const decoder *d, int count)
 /* Rows [0, rows) of the first sequence's cache to every other one. */
 static void copy_beginning(decoder *d, int count, int32_t rows)
 {
-    const int64_t width = (int64_t)d->spec->n_kv * d->spec->head_dim;
-    const size_t bytes = (size_t)(rows * width) * sizeof(float);
+    const int64_t head_bytes = d->spec->head_dim * d->entry_bytes;
     for (int layer = 0; layer < d->spec->n_layer; layer++)
-        for (int slot = 1; slot < count; slot++) {
-            int64_t from = layer * d->cache_rows * width, to = (layer * d->cache_rows + d->sequences[slot].place) * width;
-            memcpy(d->keys + to, d->keys + from, bytes);
-            memcpy(d->values + to, d->values + from, bytes);
-        }
+        for (int slot = 1; slot < count; slot++)
+            for (int head = 0; head < d->spec->n_kv; head++) {
+                const bw_cache from = cache_of(d, layer, 0), to = cache_of(d, layer, slot);
+                const int64_t there = head * to.head * d->entry_bytes, here = head * from.head * d->entry_bytes;
+                memcpy((char *)to.k + there, (char *)from.k + here, (size_t)(rows * head_bytes));
+                memcpy((char *)to.v + there, (char *)from.v + here, (size_t)(rows * head_bytes));
+            }
     for (int slot = 0; slot < count; slot++)
         d->sequences[slot].length = rows;
 }
@@ -288,8 +298,8 @@ static int batch_run(decoder *d, const bw_tokens *prompts, bw_answer *answers, i
 {
     int64_t place = 0;
     for (int i = 0; i < count; i++) {
-        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i], .place = place};
-        place += prompts[i].count + max_new;
+        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i], .place = place, .room = prompts[i].count + max_new};
+        place += d->sequences[i].room;
     }
     BW_TRY(prefill_beginning(d, count));
     BW_TRY(prefill(d, count, max_new, stop, n_stop));

@@ -1,5 +1,5 @@
-/* model/head.c - the head is packed once, as layers are: with bf16, rounding it at each token took ten times as long as the product. Logits are looked at
- * part by part, while they are in the cache. */
+/* model/head.c - the head is packed once, as layers are: with bf16, rounding it at each token took ten times as long as the product. Logits are
+ * looked at part by part, while they are in the cache. */
 #include "head.h"
 #include "adapter.h"
 #include "breakwater/num.h"

@@ -11,8 +11,8 @@ typedef struct bw_head {
 int bw_head_create(bw_head *head, const bw_grid *grid, const bw_store *store);
 /* Collective on the node. */
 void bw_head_free(bw_head *head, const bw_grid *grid);
-/* best[rows]: the token whose row of the head has the largest product with x[rows][d_model], the first of equals; highest[rows]: that product. scratch:
- * bw_head_scratch floats. Local. */
+/* best[rows]: the token whose row of the head has the largest product with x[rows][d_model], the first of equals; highest[rows]: that product.
+ * scratch: bw_head_scratch floats. Local. */
 void bw_head_choose(const bw_head *head, int64_t rows, const float *x, float *scratch, float *highest, int32_t *best);
 int64_t bw_head_scratch(const bw_spec *spec, int64_t rows);
 #endif

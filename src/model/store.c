@@ -25,7 +25,7 @@ struct bw_store {
     const bw_grid *grid;
     const bw_source *source; /* used while opening only */
     bw_spec spec;
-    bw_matrix *pieces; /* [layer * BW_TARGETS + target] */
+    bw_matrix *pieces;             /* [layer * BW_TARGETS + target] */
     bool backward, streams, plain; /* plain: slots are dense */
     char describe[256];
 

@@ -43,6 +43,65 @@ static void turn_out(float *to, int64_t ld, float (*from)[QUERIES], int64_t coun
     bw_transpose(to, ld, from[0], QUERIES, head_dim, count);
 }
 
+/* ---- keys and values ----------------------------------------------------------------------------------------------- */
+
+/* At most KEYS of them, in fp32: where they lie, or widened. */
+typedef struct span {
+    const float *k, *v;
+    int64_t ld;
+    float wide[2][KEYS * MAX_HEAD];
+} span;
+
+BW_HOT static void cache_widen(float *to, const uint16_t *from, int64_t ld, int64_t rows, int64_t head_dim)
+{
+    for (int64_t j = 0; j < rows; j++)
+        for (int64_t c = 0; c < head_dim; c++)
+            to[j * head_dim + c] = bw_from_bf16(from[j * ld + c]);
+}
+
+BW_HOT static void cache_narrow(uint16_t *to, const float *from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = bw_to_bf16(from[i]);
+}
+
+/* From one entry on. */
+static bw_cache cache_at(bw_cache cache, int64_t entry)
+{
+    const int64_t bytes = entry * (cache.half ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float));
+    cache.k = (char *)cache.k + bytes;
+    cache.v = (char *)cache.v + bytes;
+    return cache;
+}
+
+static void write_entries(void *to, const float *from, int64_t n, bool half)
+{
+    if (half)
+        cache_narrow(to, from, n);
+    else
+        memcpy(to, from, (size_t)n * sizeof *from);
+}
+
+void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, int64_t n, const float *k, const float *v)
+{
+    for (int64_t j = 0; j < n; j++)
+        for (int head = 0; head < shape->n_kv; head++, k += shape->head_dim, v += shape->head_dim) {
+            const bw_cache there = cache_at(cache, head * cache.head + (first + j) * cache.row);
+            write_entries(there.k, k, shape->head_dim, cache.half);
+            write_entries(there.v, v, shape->head_dim, cache.half);
+        }
+}
+
+static void take_span(span *s, bw_cache cache, int64_t first, int64_t keys, int head_dim)
+{
+    const bw_cache here = cache_at(cache, first * cache.row);
+    s->k = here.half ? s->wide[0] : here.k, s->v = here.half ? s->wide[1] : here.v, s->ld = here.half ? head_dim : here.row;
+    if (!here.half)
+        return;
+    cache_widen(s->wide[0], here.k, here.row, keys, head_dim);
+    cache_widen(s->wide[1], here.v, here.row, keys, head_dim);
+}
+
 /* scores[key][query] of keys first .. first + keys. */
 static void score(float (*scores)[QUERIES], const float (*queries)[QUERIES], float scale, const float *k, int64_t ldk, int64_t keys, int head_dim)
 {
@@ -115,19 +174,20 @@ BW_HOT static void scale_columns(float (*x)[QUERIES], const float *factor, int r
             x[c][i] *= factor[i];
 }
 
-/* One block of queries of one head. q, out: its first row; k, v: the first key of its sequence. */
-static void forward_block(const block *b, float *out, int64_t ldo, float *lse, const float *q, int64_t ldq, const float *k, const float *v,
-                          int64_t ldk)
+/* One block of queries of one head. q, out: its first row; cache: from the first key of its sequence on, of that head. */
+static void forward_block(const block *b, float *out, int64_t ldo, float *lse, const float *q, int64_t ldq, bw_cache cache)
 {
     const bw_attention *s = b->shape;
     float queries[MAX_HEAD][QUERIES], result[MAX_HEAD][QUERIES], scores[KEYS][QUERIES];
     float highest[QUERIES], sum[QUERIES], shrink[QUERIES];
+    span here;
     turn_in(queries, q, ldq, b->count, s->head_dim);
     for (int i = 0; i < QUERIES; i++)
         highest[i] = -3e38f, sum[i] = 0;
     for (int64_t first = b->first_key; first < b->last_key; first += KEYS) {
         int64_t keys = b->last_key - first < KEYS ? b->last_key - first : KEYS;
-        score(scores, queries, s->scale, k + first * ldk, ldk, keys, s->head_dim);
+        take_span(&here, cache, first, keys, s->head_dim);
+        score(scores, queries, s->scale, here.k, here.ld, keys, s->head_dim);
         if (s->soft_cap > 0)
             cap_scores(scores, keys, s->soft_cap);
         mask_scores(b, scores, first, keys, -3e38f);
@@ -135,7 +195,7 @@ static void forward_block(const block *b, float *out, int64_t ldo, float *lse, c
         bool more = first > b->first_key;
         if (more)
             scale_columns(result, shrink, s->head_dim);
-        bw_tile_call add = {s->head_dim, QUERIES, keys, 1.0f, v + first * ldk, 1, ldk, scores[0], QUERIES, result[0], QUERIES, more};
+        bw_tile_call add = {s->head_dim, QUERIES, keys, 1.0f, here.v, 1, here.ld, scores[0], QUERIES, result[0], QUERIES, more};
         bw_tile(&add);
     }
     for (int64_t i = 0; i < QUERIES; i++)
@@ -184,7 +244,8 @@ void bw_attention_forward(const bw_attention *shape, float *out, float *lse, con
             int64_t start = offsets[sequence], left = offsets[sequence + 1] - start - first, row = start + first;
             block b = block_of(shape, first, left < QUERIES ? left : QUERIES);
             int64_t column = (int64_t)head * shape->head_dim, kv = start * ldk + (int64_t)(head / group) * shape->head_dim;
-            forward_block(&b, out + row * ldq + column, ldq, lse + head * T + row, q + row * ldq + column, ldq, k + kv, v + kv, ldk);
+            const bw_cache here = {(float *)k + kv, (float *)v + kv, shape->head_dim, ldk, false};
+            forward_block(&b, out + row * ldq + column, ldq, lse + head * T + row, q + row * ldq + column, ldq, here);
         }
 }
 
@@ -301,55 +362,66 @@ void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, floa
         }
 }
 
+BW_HOT static void score_keys(float *scores, const float *q, const float *k, int64_t ldk, int64_t keys, int64_t head_dim, float scale)
+{
+    for (int64_t j = 0; j < keys; j++) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t c = 0; c < head_dim; c++)
+            sum += q[c] * k[j * ldk + c];
+        scores[j] = sum * scale;
+    }
+}
+
 /* Scores of one query against `keys` keys; their maximum. */
 static float score_query(const bw_attention *s, float *scores, const float *q, const float *k, int64_t ldk, int64_t keys)
 {
-    for (int64_t j = 0; j < keys; j++)
-        scores[j] = dot(q, k + j * ldk, s->head_dim) * s->scale;
+    score_keys(scores, q, k, ldk, keys, s->head_dim, s->scale);
     if (s->soft_cap > 0)
         bw_row_cap(scores, keys, s->soft_cap);
     return bw_row_highest(scores, keys, -3e38f);
 }
 
-/* One row at `position`, some heads of one key head: a block of one query would waste its other columns, but these heads share their values. */
-static void single_row(const bw_attention *s, int heads, float *out, const float *q, int64_t position, const float *k, const float *v, int64_t ldk)
+/* One row at `position`, some heads of one key head: a block of one query would waste its other columns, but these heads share keys and values. */
+static void single_row(const bw_attention *s, int heads, float *out, const float *q, int64_t position, bw_cache cache)
 {
     float scores[HEADS][KEYS], highest[HEADS] = {0}, sum[HEADS] = {0};
+    span here;
     memset(out, 0, (size_t)(heads * s->head_dim) * sizeof *out);
     for (int64_t first = block_of(s, position, 1).first_key; first <= position; first += KEYS) {
         const int64_t keys = position + 1 - first < KEYS ? position + 1 - first : KEYS;
+        take_span(&here, cache, first, keys, s->head_dim);
         for (int h = 0; h < heads; h++) {
-            const float now = score_query(s, scores[h], q + h * s->head_dim, k + first * ldk, ldk, keys);
+            const float now = score_query(s, scores[h], q + h * s->head_dim, here.k, here.ld, keys);
             const float most = sum[h] > 0 && highest[h] > now ? highest[h] : now, shrink = sum[h] > 0 ? bw_exp(highest[h] - most) : 0.0f;
             bw_row_scale(out + h * s->head_dim, s->head_dim, shrink);
             sum[h] = sum[h] * shrink + bw_row_exp(scores[h], keys, most);
             highest[h] = most;
         }
-        bw_tile(&(bw_tile_call){heads, s->head_dim, keys, 1, scores[0], KEYS, 1, v + first * ldk, ldk, out, s->head_dim, true});
+        bw_tile(&(bw_tile_call){heads, s->head_dim, keys, 1, scores[0], KEYS, 1, here.v, here.ld, out, s->head_dim, true});
     }
     for (int h = 0; h < heads; h++)
         bw_row_scale(out + h * s->head_dim, s->head_dim, 1.0f / sum[h]);
 }
 
-static void single_row_of_group(const bw_attention *s, float *out, const float *q, int64_t position, const float *k, const float *v, int64_t ldk)
+static void single_row_of_group(const bw_attention *s, float *out, const float *q, int64_t position, bw_cache cache)
 {
     const int group = s->n_head / s->n_kv;
     for (int head = 0; head < group; head += HEADS) {
         const int64_t at = (int64_t)head * s->head_dim;
-        single_row(s, group - head < HEADS ? group - head : HEADS, out + at, q + at, position, k, v, ldk);
+        single_row(s, group - head < HEADS ? group - head : HEADS, out + at, q + at, position, cache);
     }
 }
 
-void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, const float *k_cache, const float *v_cache,
-                         int64_t ld_cache, int length)
+void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, bw_cache cache, int length)
 {
     int group = shape->n_head / shape->n_kv, before = length - n_new;
     if (n_new < FEW_QUERIES) {
 #pragma omp parallel for collapse(2) schedule(static)
         for (int row = 0; row < n_new; row++)
             for (int head = 0; head < shape->n_kv; head++) {
-                int64_t kv = (int64_t)head * shape->head_dim, at = row * ldq + kv * group;
-                single_row_of_group(shape, out + at, q + at, before + row, k_cache + kv, v_cache + kv, ld_cache);
+                const int64_t at = row * ldq + (int64_t)head * group * shape->head_dim;
+                single_row_of_group(shape, out + at, q + at, before + row, cache_at(cache, head * cache.head));
             }
         return;
     }
@@ -357,7 +429,7 @@ void bw_attention_cached(const bw_attention *shape, float *out, const float *q, 
     for (int first = 0; first < n_new; first += QUERIES)
         for (int head = 0; head < shape->n_head; head++) {
             block b = block_of(shape, before + first, n_new - first < QUERIES ? n_new - first : QUERIES);
-            int64_t at = first * ldq + (int64_t)head * shape->head_dim, kv = (int64_t)(head / group) * shape->head_dim;
-            forward_block(&b, out + at, ldq, NULL, q + at, ldq, k_cache + kv, v_cache + kv, ld_cache);
+            const int64_t at = first * ldq + (int64_t)head * shape->head_dim;
+            forward_block(&b, out + at, ldq, NULL, q + at, ldq, cache_at(cache, head / group * cache.head));
         }
 }

@@ -65,7 +65,8 @@ __attribute__((target("avx512f"))) static void draw_avx512(uint32_t (*words)[4],
                   last_four = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     for (int64_t i = 0; i < count; i += 8) {
         uint32_t low = (uint32_t)key->seed, high = (uint32_t)(key->seed >> 32);
-        __m512i w0 = _mm512_add_epi64(_mm512_set1_epi64(first + (uint32_t)i), steps), w1 = _mm512_set1_epi64(key->sample), w2 = _mm512_set1_epi64(key->step);
+        __m512i w0 = _mm512_add_epi64(_mm512_set1_epi64(first + (uint32_t)i), steps), w1 = _mm512_set1_epi64(key->sample),
+                w2 = _mm512_set1_epi64(key->step);
         __m512i w3 = _mm512_set1_epi64((key->layer & 0xffff) | key->purpose << 16);
         for (int round = 0; round < 10; round++, low += KEY_STEP_LOW, high += KEY_STEP_HIGH) {
             __m512i even = _mm512_mul_epu32(w0, even_multiplier), odd = _mm512_mul_epu32(w2, odd_multiplier);
@@ -74,7 +75,8 @@ __attribute__((target("avx512f"))) static void draw_avx512(uint32_t (*words)[4],
             w1 = odd;
             w3 = even;
         }
-        __m512i front = _mm512_mask_blend_epi32(0xAAAA, w0, _mm512_slli_epi64(w1, 32)), back = _mm512_mask_blend_epi32(0xAAAA, w2, _mm512_slli_epi64(w3, 32));
+        __m512i front = _mm512_mask_blend_epi32(0xAAAA, w0, _mm512_slli_epi64(w1, 32)),
+                back = _mm512_mask_blend_epi32(0xAAAA, w2, _mm512_slli_epi64(w3, 32));
         __m512i even_values = _mm512_unpacklo_epi64(front, back), odd_values = _mm512_unpackhi_epi64(front, back);
         _mm512_storeu_si512(words[i], _mm512_permutex2var_epi64(even_values, first_four, odd_values));
         _mm512_storeu_si512(words[i + 4], _mm512_permutex2var_epi64(even_values, last_four, odd_values));

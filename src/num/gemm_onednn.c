@@ -1,9 +1,9 @@
-/* bf16 on oneDNN behind the GEMM seam. Operands are rounded to bf16 (or, for a test that runs the same code where the CPU has no bf16, taken as fp32),
- * products are summed in fp32 and written as fp32.
+/* bf16 on oneDNN behind the GEMM seam. Operands are rounded to bf16 (or, for a test that runs the same code where the CPU has no bf16, taken as
+ * fp32), products are summed in fp32 and written as fp32.
  *
- * A frozen weight is packed for x W^T and, where there is a backward pass, for dy W. Micro-batches differ in their number of tokens, so rows are taken
- * in whole groups of ROWS and a short last group is filled up with zeros: a run meets few shapes. What oneDNN writes is c itself where it can be; where
- * rows of c lie apart or were filled up, or c is scaled by what is not 1, it is scratch, and one pass brings it to c. */
+ * A frozen weight is packed for x W^T and, where there is a backward pass, for dy W. Micro-batches differ in their number of tokens, so rows are
+ * taken in whole groups of ROWS and a short last group is filled up with zeros: a run meets few shapes. What oneDNN writes is c itself where it can
+ * be; where rows of c lie apart or were filled up, or c is scaled by what is not 1, it is scratch, and one pass brings it to c. */
 #include "breakwater/base.h"
 #include "num/gemm.h"
 #ifdef BW_ONEDNN

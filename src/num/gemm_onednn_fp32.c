@@ -8,7 +8,7 @@
 
 enum {
     FEW_ROWS = 64, /* up to here oneDNN turns a weight over for longer than it multiplies; num/gemm_narrow.c is faster, measured */
-    DEPTH = 1024    /* of a sum over columns of a: from 2,000 on, how oneDNN cuts it depends on the number of threads */
+    DEPTH = 1024   /* of a sum over columns of a: from 2,000 on, how oneDNN cuts it depends on the number of threads */
 };
 
 static bw_onednn_buffer sums; /* of a product whose rows lie apart */

@@ -138,9 +138,10 @@ static void warn_of_reference(const char *kernel, const bw_onednn_shape *s)
     if (warned || strncmp(kernel, "ref", 3) != 0)
         return;
     warned = true;
-    bw_warn("oneDNN has only reference code for products such as %lld x %lld x %lld (%s), which is very slow: DNNL_MAX_CPU_ISA=AVX2 in the environment "
-            "does without oneDNN",
-            (long long)s->m, (long long)s->n, (long long)s->k, kernel);
+    bw_warn(
+        "oneDNN has only reference code for products such as %lld x %lld x %lld (%s), which is very slow: DNNL_MAX_CPU_ISA=AVX2 in the environment "
+        "does without oneDNN",
+        (long long)s->m, (long long)s->n, (long long)s->k, kernel);
 }
 
 static void make_product(product *p, const bw_onednn_shape *s)

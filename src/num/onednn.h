@@ -1,5 +1,5 @@
-/* oneDNN's matrix products, kept by shape, for the backends that stand on it; only onednn.c calls the library. One type of operands at a time; what is
- * written is fp32. A product uses all threads, and an entry has the same bits for any number of rows and threads.
+/* oneDNN's matrix products, kept by shape, for the backends that stand on it; only onednn.c calls the library. One type of operands at a time; what
+ * is written is fp32. A product uses all threads, and an entry has the same bits for any number of rows and threads.
  *
  * oneDNN fails only where memory ends or where it was asked for something wrong; a product cannot report that, so the program ends there, as it does
  * inside BLIS. Nothing here is safe on two threads at once: whoever calls holds bw_onednn_lock. */

@@ -1,5 +1,6 @@
 /* Attention against the definition in doubles: ragged packed sequences, grouped heads, window, soft cap; gradients
  * against the analytic ones in doubles, and those against central differences. */
+#include "base/half.h"
 #include "num_test.h"
 #include <omp.h>
 
@@ -279,12 +280,46 @@ static void cached_rows_equal_those_of_the_whole_sequence(void **state)
             for (int last = length; last > length - 3 && last > 0; last--) {
                 int n_new = counts[n] < last ? counts[n] : last;
                 int64_t row = start + last - n_new;
-                bw_attention_cached(&p->shape, out, a.q + row * p->ldq, p->ldq, n_new, a.k + start * p->ldk, a.v + start * p->ldk, p->ldk, last);
+                const bw_cache cache = {a.k + start * p->ldk, a.v + start * p->ldk, p->shape.head_dim, p->ldk, false};
+                bw_attention_cached(&p->shape, out, a.q + row * p->ldq, p->ldq, n_new, cache, last);
                 for (int64_t t = 0; t < n_new; t++)
                     for (int c = 0; c < p->shape.n_head * p->shape.head_dim; c++)
                         close_to((double)out[t * p->ldq + c], (double)a.out[(row + t) * p->ldq + c], 2 * bound_of(p), "cached", t * p->ldq + c);
             }
         bw_free(out);
+        arrays_free(&a);
+    }
+}
+
+/* Written row by row into a cache that lies head by head: in fp32 and, rounded, in bf16. A cache of bf16 gives the very bits that the same numbers
+ * give in fp32. */
+static void a_cache_holds_what_was_written_into_it(void **state)
+{
+    (void)state;
+    for (int i = 0; i < PROBLEMS; i++) {
+        const problem *p = &problems[i];
+        arrays a = arrays_of(p);
+        const int length = p->offsets[1], head_dim = p->shape.head_dim;
+        const int64_t width = (int64_t)p->shape.n_kv * head_dim, head = (length + 2) * head_dim, entries = p->shape.n_kv * head;
+        float *k = random_floats(length * width, 1), *v = random_floats(length * width, 2), *out = zeros(a.T * p->ldq), *other = zeros(a.T * p->ldq);
+        uint16_t *half = bw_calloc(2 * entries, sizeof *half, "test");
+        const bw_cache by_head = {zeros(entries), zeros(entries), head, head_dim, false}, by_half = {half, half + entries, head, head_dim, true};
+        for (int rounded = 0; rounded < 2; rounded++) {
+            const bw_cache cache = rounded ? by_half : by_head, plain = {k, v, head_dim, width, false};
+            for (int64_t e = 0; rounded && e < length * width; e++) {
+                const float before = k[e];
+                k[e] = bw_from_bf16(bw_to_bf16(k[e])), v[e] = bw_from_bf16(bw_to_bf16(v[e]));
+                close_to((double)k[e], (double)before, fabs((double)before) * 0x1p-8, "k", e);
+            }
+            bw_cache_write(&p->shape, cache, 0, length / 2, k, v);
+            bw_cache_write(&p->shape, cache, length / 2, length - length / 2, k + length / 2 * width, v + length / 2 * width);
+            for (int n_new = 1; n_new <= length; n_new += 6) {
+                bw_attention_cached(&p->shape, out, a.q, p->ldq, n_new, plain, length);
+                bw_attention_cached(&p->shape, other, a.q, p->ldq, n_new, cache, length);
+                assert_memory_equal(out, other, (size_t)(a.T * p->ldq) * sizeof *out);
+            }
+        }
+        bw_free(by_head.k), bw_free(by_head.v), bw_free(half), bw_free(k), bw_free(v), bw_free(out), bw_free(other);
         arrays_free(&a);
     }
 }
@@ -299,6 +334,7 @@ int main(void)
         cmocka_unit_test(a_sequence_does_not_feel_its_neighbours),
         cmocka_unit_test(large_scores_stay_finite),
         cmocka_unit_test(cached_rows_equal_those_of_the_whole_sequence),
+        cmocka_unit_test(a_cache_holds_what_was_written_into_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -120,8 +120,8 @@ static void multiply_right_for_all_transposes_and_odd_sizes(void **state)
                     for (size_t f = 0; f < 4; f++)
                         for (int64_t gap = 0; gap <= 2; gap += 2)
                             check(all[which],
-                                  &(problem){transposes & 1, transposes & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[f][0], factors[f][1]}, gap,
-                                  false);
+                                  &(problem){transposes & 1, transposes & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[f][0], factors[f][1]},
+                                  gap, false);
 }
 
 /* x W^T and dy W from one packed W, written and added to. */
@@ -157,8 +157,8 @@ static void same_bits_for_any_number_of_threads(void **state)
     static const struct {
         bool trans_a, trans_b;
         int64_t m, n, k;
-    } products[] = {{true, false, 32, 576, 4096}, {true, false, 576, 32, 4096}, {true, false, 16, 64, 5000}, {false, true, 70, 192, 4096},
-                    {false, false, 33, 64, 3000}, {false, true, 257, 32, 576}};
+    } products[] = {{true, false, 32, 576, 4096}, {true, false, 576, 32, 4096}, {true, false, 16, 64, 5000},
+                    {false, true, 70, 192, 4096}, {false, false, 33, 64, 3000}, {false, true, 257, 32, 576}};
     static const bw_gemm_backend *const libraries[] = {&bw_gemm_onednn_fp32, &bw_gemm_onednn}; /* BLIS: test_gemm.c */
     static const int threads[] = {2, 3, 8, 16};
     (void)state;
