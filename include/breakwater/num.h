@@ -1,6 +1,6 @@
-/* breakwater/num.h - arithmetic on dense fp32 arrays: the GEMM seam, layers, attention, loss. No MPI, no allocation
- * beyond scratch named in the signature. Row-major; sizes in the field's letters: T tokens, C d_model, V vocabulary.
- * Each result is the same bits for the same inputs and thread count, whatever the address of its arguments. */
+/* breakwater/num.h - arithmetic on dense fp32 arrays: the GEMM seam, layers, attention, loss. No MPI; nothing is
+ * allocated but what the backends of products hold, which grows to the largest product. Row-major; sizes in the field's letters: T tokens, C d_model,
+ * V vocabulary. Each result is the same bits for the same inputs and thread count, whatever the address of its arguments. */
 #ifndef BREAKWATER_NUM_H
 #define BREAKWATER_NUM_H
 #include <stdbool.h>
@@ -14,11 +14,12 @@ int bw_gemm_start(const char *precision, int threads);
 /* Ranks must take the same backend: the largest place that any of them has. BW_SYSTEM where this rank cannot. Local. */
 int bw_gemm_place(void);
 int bw_gemm_start_at(int place, int threads);
-void bw_gemm_stop(void);             /* gives back the memory that products hold; bw_gemm_start begins anew. Local. */
+bool bw_gemm_is_half(void);          /* it multiplies bf16 */
+void bw_gemm_stop(void);             /* gives back the memory that products hold; the next one takes it again. Local. */
 const char *bw_gemm_precision(void); /* of the backend that was chosen: "fp32" or "bf16" */
 const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels zen3, 2 threads", and what would have been better and why it is not here */
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
- * beta == 0 writes C without reading it. m, n or k may be 0. */
+ * beta == 0 writes C without reading it. m, n or k may be 0. Runs on all threads: not to be called inside a parallel region. */
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
              float beta, float *c, int64_t ldc);
 /* A frozen weight W[rows, cols] is prepared once, in the form that its products like: the dense matrix itself, which may be filled in place
@@ -26,7 +27,7 @@ void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float 
  * backward pass too. Starts on a cache line. Local; packing runs on all threads. */
 typedef struct bw_weight {
     const void *data;
-    bool dense;
+    bool dense, backward; /* backward: packed for that too */
 } bw_weight;
 bool bw_weight_is_dense(bool backward);
 const char *bw_weight_type(void); /* "f32" or "bf16" */

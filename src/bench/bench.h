@@ -55,7 +55,6 @@ int bw_bench_head(bw_bench *bench);
 int bw_bench_copy_rate(const bw_bench *bench, int64_t bytes, double *rate, bw_bench_row *row);
 
 /* ---- shared by parts ---------------------------------------------------------------------------------------------------- */
-bool bw_bench_fp32(void); /* products are in fp32: what decides how near a result has to be */
 /* n floats in (-size, size), the same for the same name; NULL: out of memory, message recorded. */
 float *bw_bench_floats(int64_t n, uint32_t name, float size);
 int bw_bench_store(bw_bench *bench, bool backward);

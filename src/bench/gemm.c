@@ -27,7 +27,7 @@ static int multiply(void *context)
 {
     const product *p = context;
     if (p->frozen)
-        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, (bw_weight){p->weight, bw_weight_is_dense(p->backward)}, 0, p->c, p->n);
+        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, (bw_weight){p->weight, bw_weight_is_dense(p->backward), p->backward}, 0, p->c, p->n);
     else
         bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, p->a, lda(p), p->b, ldb(p), 0, p->c, p->n);
     return BW_OK;
@@ -82,13 +82,13 @@ static double flops_of(const product *p)
 /* bf16 operands carry 8 bits; the sums behind them are fp32 either way. */
 static double bound_of(void)
 {
-    return bw_bench_fp32() ? 1 : 0x1p16;
+    return !bw_gemm_is_half() ? 1 : 0x1p16;
 }
 
 static int measure(bw_bench *bench, product p, bool report, double *seconds)
 {
     bw_bench_row row = {
-        .work = flops_of(&p), .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = bw_bench_fp32() ? "FMA" : "fp32 FMA", .bound = bound_of()};
+        .work = flops_of(&p), .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = !bw_gemm_is_half() ? "FMA" : "fp32 FMA", .bound = bound_of()};
     snprintf(row.problem, sizeof row.problem, "%s %lld x %lld x %lld", p.what, (long long)p.m, (long long)p.n, (long long)p.k);
     int status;
     BW_GO(bw_agree(bench->grid, product_create(&p)));

@@ -151,11 +151,6 @@ done:
     return status;
 }
 
-bool bw_bench_fp32(void)
-{
-    return strcmp(bw_gemm_precision(), "fp32") == 0;
-}
-
 /* ---- test data ------------------------------------------------------------------------------------------------------------ */
 
 /* A linear congruential sequence (Knuth's MMIX constants): Philox would take longer than some of what is measured. */

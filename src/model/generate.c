@@ -33,6 +33,7 @@ typedef struct decoder {
     int64_t max_rows, cache_rows;
     float *x;
     char *keys, *values; /* [layer][cache_rows * n_kv * head_dim] of entry_bytes; sequences lie one behind the other */
+    bool half;           /* its entries are bf16 */
     int64_t entry_bytes;
     float *normed, *inv_rms, *highest; /* one row a sequence */
     int32_t *best;
@@ -68,7 +69,8 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
     BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, max_prompt + max_new));
     BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
-    d->entry_bytes = strcmp(bw_gemm_precision(), "bf16") == 0 ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
+    d->half = bw_gemm_is_half();
+    d->entry_bytes = d->half ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
     BW_TRY(BW_NEW(d->keys, cache * d->entry_bytes, "KV cache"));
     BW_TRY(BW_NEW(d->values, cache * d->entry_bytes, "KV cache"));
     BW_TRY(BW_NEW(d->normed, batch * C, "activations"));
@@ -105,7 +107,7 @@ static bw_cache cache_of(const decoder *d, int layer, int slot)
 {
     const sequence *s = &d->sequences[slot];
     const int64_t width = (int64_t)d->spec->n_kv * d->spec->head_dim, at = (layer * d->cache_rows + s->place) * width * d->entry_bytes;
-    return (bw_cache){d->keys + at, d->values + at, s->room * d->spec->head_dim, d->spec->head_dim, d->entry_bytes == sizeof(uint16_t)};
+    return (bw_cache){d->keys + at, d->values + at, s->room * d->spec->head_dim, d->spec->head_dim, d->half};
 }
 
 static void attend_run(decoder *d, int layer, const run *r)

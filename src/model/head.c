@@ -26,8 +26,8 @@ static void *packed_part(const bw_head *head, int64_t first)
 static bw_weight part(const bw_head *head, int64_t first)
 {
     if (!head->packed.base)
-        return (bw_weight){bw_store_head(head->store) + first * bw_store_spec(head->store)->d_model, true};
-    return (bw_weight){packed_part(head, first), false};
+        return (bw_weight){bw_store_head(head->store) + first * bw_store_spec(head->store)->d_model, true, false};
+    return (bw_weight){packed_part(head, first), false, false};
 }
 
 int bw_head_create(bw_head *head, const bw_grid *grid, const bw_store *store)

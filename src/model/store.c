@@ -189,13 +189,7 @@ static int read_tables(bw_store *store)
 /* ---- slots and the choice of the mode ----------------------------------------------------------------------------- */
 bool bw_store_folds(void)
 {
-    return strcmp(bw_weight_type(), "f32") == 0;
-}
-
-/* Packing an fp32 layer each time that it arrives costs more than its products gain. */
-static bool slots_are_dense(bool backward, bool streams)
-{
-    return bw_weight_is_dense(backward || (streams && bw_store_folds()));
+    return !bw_gemm_is_half();
 }
 
 /* Bytes of a layer, ready for its products or dense, and where in it each target begins. */
@@ -211,10 +205,11 @@ static int64_t lay_out(const bw_spec *spec, bool dense, bool backward, int64_t o
     return bytes;
 }
 
-static int64_t slots_bytes(const bw_spec *spec, int n_slots, bool dense, bool backward)
+static int64_t slots_bytes(const bw_spec *spec, int n_slots, bool backward)
 {
     int64_t offset[BW_TARGETS];
-    return n_slots * lay_out(spec, dense, backward, offset) + (dense ? 0 : lay_out(spec, true, backward, offset)) + BW_LINE;
+    const bool plain = bw_weight_is_dense(backward);
+    return n_slots * lay_out(spec, plain, backward, offset) + (plain ? 0 : lay_out(spec, true, backward, offset)) + BW_LINE;
 }
 
 int64_t bw_store_layer_bytes(const bw_spec *spec)
@@ -225,7 +220,7 @@ int64_t bw_store_layer_bytes(const bw_spec *spec)
 
 int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams)
 {
-    return slots_bytes(spec, streams ? SLOTS_STREAMED : spec->n_layer, bw_weight_is_dense(true), true);
+    return slots_bytes(spec, streams ? SLOTS_STREAMED : spec->n_layer, true);
 }
 
 static void *slot_weight(const bw_store *store, int slot, int target)
@@ -273,8 +268,7 @@ static const char *piece_name(const bw_store *store, const char *wanted)
 static int choose_mode(bw_store *store, const bw_config *config)
 {
     const char *wanted = config->weights;
-    const int64_t resident = lay_out(&store->spec, slots_are_dense(store->backward, false), store->backward, store->offset);
-    const int64_t whole = resident * store->spec.n_layer;
+    const int64_t whole = store->slot_bytes * store->spec.n_layer;
     const double mib = 1024.0 * 1024.0;
     int64_t least_free = -free_memory(); /* the smallest of all nodes, as the largest negative */
     BW_TRY(bw_max_ints(store->grid, &least_free, 1));
@@ -282,8 +276,6 @@ static int choose_mode(bw_store *store, const bw_config *config)
     const bool automatic = strcmp(wanted, "auto") == 0;
     store->streams = automatic ? whole > least_free / 3 : strcmp(wanted, "stream") == 0;
     store->n_slots = store->streams ? SLOTS_STREAMED : store->spec.n_layer;
-    store->plain = slots_are_dense(store->backward, store->streams);
-    store->slot_bytes = lay_out(&store->spec, store->plain, store->backward, store->offset);
     const int length = snprintf(store->describe, sizeof store->describe, "%s, %s pieces, %s %s copies %.1f MiB per node",
                                 store->streams ? "streamed" : "resident", piece_name(store, config->store), store->plain ? "dense" : "packed",
                                 bw_weight_type(), (double)(store->slot_bytes * store->n_slots) / mib);
@@ -462,7 +454,7 @@ static int create_slots(bw_store *store)
     BW_TRY(bw_agree(store->grid, BW_NEW(store->held, store->n_slots, "weights, slots")));
     for (int slot = 0; slot < store->n_slots; slot++)
         store->held[slot] = NOBODY;
-    const int64_t bytes = slots_bytes(&store->spec, store->n_slots, store->plain, store->backward);
+    const int64_t bytes = slots_bytes(&store->spec, store->n_slots, store->backward);
     return bw_agree(store->grid, bw_shared_create(store->grid, &store->slots, bytes, "weights, dense layers"));
 }
 
@@ -497,6 +489,8 @@ static int open_local(bw_store *store, const bw_config *config, const bw_adapter
     if (config->block < 1 || config->block > 1 << 14)
         return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
     BW_TRY(take_folded(store, folded, factors, n_folded));
+    store->plain = bw_weight_is_dense(store->backward);
+    store->slot_bytes = lay_out(&store->spec, store->plain, store->backward, store->offset);
     (void)lay_out(&store->spec, true, store->backward, store->dense_offset);
     return BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces");
 }
@@ -592,7 +586,7 @@ int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out)
     const int slot = slot_of(store, layer);
     for (int target = 0; target < BW_TARGETS; target++) {
         const int index = bw_target_at(layer, (bw_target)target);
-        out->weight[target] = (bw_weight){slot_weight(store, slot, target), store->plain};
+        out->weight[target] = (bw_weight){slot_weight(store, slot, target), store->plain, store->backward};
         out->sides[target] = &store->sides[index * store->n_folded];
         out->n_sides[target] = store->n_sides[index];
     }

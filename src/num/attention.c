@@ -52,19 +52,6 @@ typedef struct span {
     float wide[2][KEYS * MAX_HEAD];
 } span;
 
-BW_HOT static void cache_widen(float *to, const uint16_t *from, int64_t ld, int64_t rows, int64_t head_dim)
-{
-    for (int64_t j = 0; j < rows; j++)
-        for (int64_t c = 0; c < head_dim; c++)
-            to[j * head_dim + c] = bw_from_bf16(from[j * ld + c]);
-}
-
-BW_HOT static void cache_narrow(uint16_t *to, const float *from, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bw_to_bf16(from[i]);
-}
-
 /* From one entry on. */
 static bw_cache cache_at(bw_cache cache, int64_t entry)
 {
@@ -77,7 +64,7 @@ static bw_cache cache_at(bw_cache cache, int64_t entry)
 static void write_entries(void *to, const float *from, int64_t n, bool half)
 {
     if (half)
-        cache_narrow(to, from, n);
+        bw_row_narrow(to, from, n);
     else
         memcpy(to, from, (size_t)n * sizeof *from);
 }
@@ -92,14 +79,21 @@ void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, in
         }
 }
 
+static void widen(float *to, const uint16_t *from, int64_t row, int64_t keys, int64_t head_dim)
+{
+    const int64_t pieces = row == head_dim ? 1 : keys, length = keys * head_dim / pieces;
+    for (int64_t j = 0; j < pieces; j++)
+        bw_row_widen(to + j * length, from + j * row, length);
+}
+
 static void take_span(span *s, bw_cache cache, int64_t first, int64_t keys, int head_dim)
 {
     const bw_cache here = cache_at(cache, first * cache.row);
     s->k = here.half ? s->wide[0] : here.k, s->v = here.half ? s->wide[1] : here.v, s->ld = here.half ? head_dim : here.row;
     if (!here.half)
         return;
-    cache_widen(s->wide[0], here.k, here.row, keys, head_dim);
-    cache_widen(s->wide[1], here.v, here.row, keys, head_dim);
+    widen(s->wide[0], here.k, here.row, keys, head_dim);
+    widen(s->wide[1], here.v, here.row, keys, head_dim);
 }
 
 /* scores[key][query] of keys first .. first + keys. */
@@ -249,13 +243,20 @@ void bw_attention_forward(const bw_attention *shape, float *out, float *lse, con
         }
 }
 
-BW_HOT static float dot(const float *a, const float *b, int64_t n)
+BW_INLINE float dot(const float *a, const float *b, int64_t n)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t c = 0; c < n; c++)
         sum += a[c] * b[c];
     return sum;
+}
+
+/* dots[i] = scale * row i of a times row i of b; rows of b are ldb apart, of a lda: 0 takes the same one each time. */
+BW_HOT static void attention_dots(float *dots, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows, int64_t head_dim, float scale)
+{
+    for (int64_t i = 0; i < rows; i++)
+        dots[i] = dot(a + i * lda, b + i * ldb, head_dim) * scale;
 }
 
 /* What the backward pass holds of a block of queries, turned over. */
@@ -320,11 +321,10 @@ static void load_turned(turned *t, const block *b, const float *q, const float *
     int head_dim = b->shape->head_dim;
     turn_in(t->queries, q, ldq, b->count, head_dim);
     turn_in(t->douts, dout, ldq, b->count, head_dim);
-    for (int64_t i = 0; i < QUERIES; i++) {
-        const bool here = i < b->count;
-        t->dots[i] = here ? dot(dout + i * ldq, out + i * ldq, head_dim) : 0;
-        t->lse[i] = here ? lse[i] : 0;
-    }
+    memset(t->dots, 0, sizeof t->dots);
+    attention_dots(t->dots, dout, ldq, out, ldq, b->count, head_dim, 1);
+    for (int64_t i = 0; i < QUERIES; i++)
+        t->lse[i] = i < b->count ? lse[i] : 0;
 }
 
 /* All of one key head in one sequence; the pointers are at the sequence's first row and the head's first column. */
@@ -362,21 +362,10 @@ void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, floa
         }
 }
 
-BW_HOT static void score_keys(float *scores, const float *q, const float *k, int64_t ldk, int64_t keys, int64_t head_dim, float scale)
-{
-    for (int64_t j = 0; j < keys; j++) {
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t c = 0; c < head_dim; c++)
-            sum += q[c] * k[j * ldk + c];
-        scores[j] = sum * scale;
-    }
-}
-
 /* Scores of one query against `keys` keys; their maximum. */
 static float score_query(const bw_attention *s, float *scores, const float *q, const float *k, int64_t ldk, int64_t keys)
 {
-    score_keys(scores, q, k, ldk, keys, s->head_dim, s->scale);
+    attention_dots(scores, q, 0, k, ldk, keys, s->head_dim, s->scale);
     if (s->soft_cap > 0)
         bw_row_cap(scores, keys, s->soft_cap);
     return bw_row_highest(scores, keys, -3e38f);

@@ -4,6 +4,7 @@
 #include "breakwater/num.h"
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Best first: the first that this CPU and build have is taken, of all or of those with the precision that is asked for. BLIS is always there. */
@@ -43,7 +44,8 @@ int bw_gemm_start(const char *precision, int threads)
         const char *missing = backends[i]->missing();
         if (!missing && (status = start(i, why_not, threads)) == BW_OK)
             return BW_OK;
-        snprintf(why_not, sizeof why_not, "; not %s: %s", backends[i]->name, missing ? missing : bw_error());
+        const size_t said = strlen(why_not);
+        snprintf(why_not + said, sizeof why_not - said, "; not %s: %s", backends[i]->name, missing ? missing : bw_error());
     }
     return status;
 }
@@ -63,6 +65,11 @@ int bw_gemm_start_at(int place, int threads)
     if (missing)
         return bw_fail(BW_SYSTEM, "other ranks multiply with %s, and here it is not to be had: %s", backends[place]->name, missing);
     return start(place, "; another rank has no better one", threads);
+}
+
+bool bw_gemm_is_half(void)
+{
+    return strcmp(chosen->precision, "bf16") == 0;
 }
 
 void bw_gemm_stop(void)
@@ -143,6 +150,10 @@ void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols
 void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, bw_weight weight, float beta, float *c, int64_t ldc)
 {
     bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a, .lda = k, .c = c, .ldc = ldc, .trans_b = trans};
+    if (!trans && !weight.dense && !weight.backward) {
+        fprintf(stderr, "breakwater: error: a weight packed for the forward product is asked for that of the backward pass: this is a bug\n");
+        abort();
+    }
     if (weight.dense)
         call.b = weight.data;
     else

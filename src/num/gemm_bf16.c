@@ -4,6 +4,7 @@
 #include "breakwater/base.h"
 #include "num/gemm.h"
 #include "num/hot.h"
+#include "num/row.h"
 #include <stdio.h>
 
 enum { BLOCK = 256 }; /* of m, n and k: two blocks of floats, 512 KiB, fit any thread's stack and the second cache */
@@ -35,18 +36,6 @@ BW_HOT static void bf16_round(float *to, const float *from, int64_t n)
         to[i] = bw_from_bf16(bw_to_bf16(from[i]));
 }
 
-BW_HOT static void bf16_widen(float *to, const uint16_t *from, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bw_from_bf16(from[i]);
-}
-
-BW_HOT static void bf16_narrow(uint16_t *to, const float *from, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bw_to_bf16(from[i]);
-}
-
 /* Rows and columns of a stored matrix, as bf16 where it is packed. */
 typedef struct operand {
     const float *full;
@@ -62,7 +51,7 @@ static void take_block(float *block, const operand *x, int64_t i, int64_t j, int
     for (int64_t line = 0; line < lines; line++) {
         const int64_t from = (first + line) * x->ld + at;
         if (x->half)
-            bf16_widen(block + line * BLOCK, x->half + from, length);
+            bw_row_widen(block + line * BLOCK, x->half + from, length);
         else
             bf16_round(block + line * BLOCK, x->full + from, length);
     }
@@ -115,7 +104,7 @@ static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, b
     uint16_t *half = weight;
 #pragma omp parallel for schedule(static) num_threads(thread_count)
     for (int64_t i = 0; i < rows; i++)
-        bf16_narrow(half + i * cols, dense + i * cols, cols);
+        bw_row_narrow(half + i * cols, dense + i * cols, cols);
 }
 
 const bw_gemm_backend bw_gemm_bf16 = {.precision = "bf16",

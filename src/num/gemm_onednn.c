@@ -163,26 +163,19 @@ static void multiply_turned(const bw_gemm_call *call)
 
 static void multiply(const bw_gemm_call *call)
 {
-    if (call->k <= 0) {
+    if (call->k <= 0)
         bw_gemm_blis.multiply(call); /* scales c */
-        return;
-    }
-    pthread_mutex_lock(&bw_onednn_lock);
-    if (call->trans_a && call->m > call->n)
+    else if (call->trans_a && call->m > call->n)
         multiply_turned(call);
     else
         multiply_rows(call);
-    pthread_mutex_unlock(&bw_onednn_lock);
 }
 
 /* ---- frozen weights ------------------------------------------------------------------------------------------------- */
 
 static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
 {
-    pthread_mutex_lock(&bw_onednn_lock);
-    const int64_t bytes = bw_onednn_weight_bytes(cols, rows) + (backward ? bw_onednn_weight_bytes(rows, cols) : 0);
-    pthread_mutex_unlock(&bw_onednn_lock);
-    return bytes;
+    return bw_onednn_weight_bytes(cols, rows) + (backward ? bw_onednn_weight_bytes(rows, cols) : 0);
 }
 
 /* x, k x n, into its layout: first to a plain matrix of the operands' type, which is the order from which oneDNN packs fast. */
@@ -194,11 +187,9 @@ static void pack_part(void *part, const operand *x)
 static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
 {
     const operand turned = {dense, cols, cols, rows, true}, straight = {dense, cols, rows, cols, false};
-    pthread_mutex_lock(&bw_onednn_lock);
     pack_part(weight, &turned);
     if (backward)
         pack_part((char *)weight + bw_onednn_weight_bytes(cols, rows), &straight);
-    pthread_mutex_unlock(&bw_onednn_lock);
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------- */
@@ -221,6 +212,7 @@ static int start(int threads)
     char how[48];
     snprintf(how, sizeof how, "bf16 by %s", bw_onednn_kernels(true));
     BW_TRY(bw_onednn_start(how, true, threads));
+    BW_TRY(bw_onednn_require_fast());
     return bw_onednn_check(&bw_gemm_onednn);
 }
 
@@ -237,7 +229,7 @@ static int start_full(int threads)
 
 #define ONEDNN(precision_, type_, missing_, start_)                                                                                                  \
     {                                                                                                                                                \
-        .precision = (precision_), .name = "oneDNN", .weight_type = (type_), .missing = (missing_), .start = (start_), .stop = stop,                 \
+        .precision = (precision_), .name = "oneDNN in bf16", .weight_type = (type_), .missing = (missing_), .start = (start_), .stop = stop,         \
         .describe = bw_onednn_describe, .multiply = multiply, .weight_bytes = weight_bytes, .pack = pack                                             \
     }
 const bw_gemm_backend bw_gemm_onednn = ONEDNN("bf16", "bf16", missing, start);
@@ -250,6 +242,6 @@ static const char *missing(void)
     return "this build is without it";
 }
 
-const bw_gemm_backend bw_gemm_onednn = {.precision = "bf16", .name = "oneDNN", .weight_type = "bf16", .missing = missing};
-const bw_gemm_backend bw_gemm_onednn_full = {.precision = "fp32", .name = "oneDNN", .weight_type = "f32", .missing = missing};
+const bw_gemm_backend bw_gemm_onednn = {.precision = "bf16", .name = "oneDNN in bf16", .weight_type = "bf16", .missing = missing};
+const bw_gemm_backend bw_gemm_onednn_full = {.precision = "fp32", .name = "oneDNN in bf16", .weight_type = "f32", .missing = missing};
 #endif

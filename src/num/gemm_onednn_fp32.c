@@ -1,4 +1,4 @@
-/* fp32 on oneDNN behind the GEMM seam, where the CPU has AVX512: 92 to 98 % of its multiply-adds, where BLIS has 70 to 90 (docs/performance.md).
+/* fp32 on oneDNN behind the GEMM seam, where the CPU has AVX512: 90 to 98 % of its multiply-adds, where BLIS has 70 to 90 (docs/decisions.md).
  * Operands are taken where they lie. A frozen weight that needs its forward product only is packed once; with a backward pass it stays the dense
  * matrix, which serves both: a copy for each direction would be twice the memory for 3 % of the time. */
 #include "breakwater/base.h"
@@ -23,49 +23,73 @@ static bw_onednn_shape shape_of(const bw_gemm_call *call)
     return shape;
 }
 
+/* Rows of c lie apart, or it is scaled: oneDNN writes elsewhere, and one pass brings it to c. */
+static bool is_apart(const bw_gemm_call *call)
+{
+    return call->ldc != call->n || (call->beta != 0.0f && call->beta != 1.0f);
+}
+
+/* The part of a plain product that sums from l on. */
+static bw_gemm_call part_at(const bw_gemm_call *call, int64_t l)
+{
+    const int64_t depth = call->trans_a ? DEPTH : call->k;
+    bw_gemm_call part = *call;
+    part.k = call->k - l < depth ? call->k - l : depth;
+    part.beta = l > 0 ? 1 : call->beta;
+    part.a = call->a + (call->trans_a ? l * call->lda : l);
+    part.b = call->b + (call->trans_b ? l : l * call->ldb);
+    return part;
+}
+
 /* What is not packed and has no fast kernel is left to BLIS. oneDNN's other kernels, too, sum in an order that follows the number of threads. */
 static bool is_ours(const bw_gemm_call *call)
 {
-    const bool dense = call->ldc == call->n && (call->beta == 0.0f || call->beta == 1.0f), few = call->trans_b && call->m <= FEW_ROWS;
+    const bool few = call->trans_b && call->m <= FEW_ROWS;
     if (call->weight)
         return true;
-    const bw_onednn_shape shape = shape_of(call);
-    return call->k > 0 && dense && !few && bw_onednn_is_fast(&shape);
+    if (call->k <= 0 || few || is_apart(call))
+        return false;
+    bw_gemm_call part;
+    for (int64_t l = 0; l < call->k; l += part.k) {
+        part = part_at(call, l);
+        const bw_onednn_shape shape = shape_of(&part);
+        if (!bw_onednn_is_fast(&shape))
+            return false;
+    }
+    return true;
 }
 
-static void multiply_apart(const bw_gemm_call *call)
+static void multiply_packed(const bw_gemm_call *call)
 {
     bw_onednn_shape shape = shape_of(call);
+    if (!is_apart(call)) {
+        bw_onednn_multiply(&shape, call->a, call->weight, call->c);
+        return;
+    }
     shape.add = false, shape.alpha = 1;
     float *to = bw_onednn_reserve(&sums, call->m * call->n * (int64_t)sizeof *to);
     bw_onednn_multiply(&shape, call->a, call->weight, to);
     bw_onednn_bring(call, 0, to, call->n, 1);
 }
 
-static void multiply_deep(const bw_gemm_call *call)
+static void multiply_plain(const bw_gemm_call *call)
 {
-    bw_gemm_call part = *call;
-    for (int64_t l = 0; l < call->k; l += DEPTH, part.beta = 1) {
-        part.k = call->k - l < DEPTH ? call->k - l : DEPTH;
+    bw_gemm_call part;
+    for (int64_t l = 0; l < call->k; l += part.k) {
+        part = part_at(call, l);
         const bw_onednn_shape shape = shape_of(&part);
-        bw_onednn_multiply(&shape, call->a + l * call->lda, call->b + (call->trans_b ? l : l * call->ldb), call->c);
+        bw_onednn_multiply(&shape, part.a, part.b, part.c);
     }
 }
 
 static void multiply(const bw_gemm_call *call)
 {
-    const bw_onednn_shape shape = shape_of(call);
-    pthread_mutex_lock(&bw_onednn_lock);
-    const bool ours = is_ours(call);
-    if (ours && call->ldc != call->n)
-        multiply_apart(call);
-    else if (ours && call->trans_a)
-        multiply_deep(call);
-    else if (ours)
-        bw_onednn_multiply(&shape, call->a, call->weight ? call->weight : call->b, call->c);
-    pthread_mutex_unlock(&bw_onednn_lock);
-    if (!ours)
+    if (!is_ours(call))
         bw_gemm_blis.multiply(call);
+    else if (call->weight)
+        multiply_packed(call);
+    else
+        multiply_plain(call);
 }
 
 /* ---- frozen weights, forward only ------------------------------------------------------------------------------------ */
@@ -73,18 +97,13 @@ static void multiply(const bw_gemm_call *call)
 static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
 {
     (void)backward;
-    pthread_mutex_lock(&bw_onednn_lock);
-    const int64_t bytes = bw_onednn_weight_bytes(cols, rows);
-    pthread_mutex_unlock(&bw_onednn_lock);
-    return bytes;
+    return bw_onednn_weight_bytes(cols, rows);
 }
 
 static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
 {
     (void)backward;
-    pthread_mutex_lock(&bw_onednn_lock);
     bw_onednn_pack(weight, dense, cols, rows, cols, true);
-    pthread_mutex_unlock(&bw_onednn_lock);
 }
 
 /* ---- start ------------------------------------------------------------------------------------------------------------ */
@@ -103,11 +122,12 @@ static const char *missing(void)
 static int start(int threads)
 {
     BW_TRY(bw_onednn_start("fp32 by AVX512", false, threads));
+    BW_TRY(bw_onednn_require_fast());
     return bw_onednn_check(&bw_gemm_onednn_fp32);
 }
 
 const bw_gemm_backend bw_gemm_onednn_fp32 = {.precision = "fp32",
-                                             .name = "oneDNN",
+                                             .name = "oneDNN in fp32",
                                              .weight_type = "f32",
                                              .forward_only = true,
                                              .missing = missing,
@@ -125,5 +145,5 @@ static const char *missing(void)
     return "this build is without it";
 }
 
-const bw_gemm_backend bw_gemm_onednn_fp32 = {.precision = "fp32", .name = "oneDNN", .weight_type = "f32", .missing = missing};
+const bw_gemm_backend bw_gemm_onednn_fp32 = {.precision = "fp32", .name = "oneDNN in fp32", .weight_type = "f32", .missing = missing};
 #endif

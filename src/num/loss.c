@@ -5,7 +5,6 @@
 #include "num/hot.h"
 #include "num/row.h"
 #include <math.h>
-#include <string.h>
 
 enum { CHUNK = 1024 }; /* vocabulary entries at a time */
 
@@ -68,7 +67,7 @@ void bw_loss(float *loss, float *dh, float scale, const float *h, const float *h
     /* With bf16 operands the product takes a target's head row rounded. Times a weight near one, less the row itself, that would leave the rounding
      * of the row instead of what the weight lacks to one, which is the gradient of a row that is known well. So the target is kept out of the
      * product and of the sum, and comes with its own term, in fp32: what its weight lacks is the share of the others. */
-    const bool apart = strcmp(bw_gemm_precision(), "fp32") != 0;
+    const bool apart = bw_gemm_is_half();
     float *z = scratch;
     row_state s = {scratch + n * CHUNK, scratch + n * (CHUNK + 1), scratch + n * (CHUNK + 2)};
     for (int64_t i = 0; i < n; i++)

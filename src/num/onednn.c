@@ -2,6 +2,7 @@
 #include "num/onednn.h"
 #include "breakwater/base.h"
 #include "num/hot.h"
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ typedef struct product {
     dnnl_primitive_t primitive; /* NULL: the place is free */
     dnnl_memory_t a, b, c, workspace;
     int64_t workspace_bytes;
-    bool fast;
+    bool fast, reference;
 } product;
 
 typedef struct layout { /* of a packed weight, k x n */
@@ -39,7 +40,6 @@ static struct {
     bw_onednn_buffer workspace;
     char description[96];
 } state;
-pthread_mutex_t bw_onednn_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void must(dnnl_status_t status, const char *what)
 {
@@ -131,19 +131,6 @@ static void memory_for(dnnl_memory_t *memory, const_dnnl_primitive_desc_t descri
     must(dnnl_memory_create(memory, found, state.engine, DNNL_MEMORY_NONE), "describe memory");
 }
 
-/* oneDNN multiplies whatever it is asked for; what it has no kernel for takes a thousand times as long. */
-static void warn_of_reference(const char *kernel, const bw_onednn_shape *s)
-{
-    static bool warned;
-    if (warned || strncmp(kernel, "ref", 3) != 0)
-        return;
-    warned = true;
-    bw_warn(
-        "oneDNN has only reference code for products such as %lld x %lld x %lld (%s), which is very slow: DNNL_MAX_CPU_ISA=AVX2 in the environment "
-        "does without oneDNN",
-        (long long)s->m, (long long)s->n, (long long)s->k, kernel);
-}
-
 static void make_product(product *p, const bw_onednn_shape *s)
 {
     const dnnl_memory_desc_t b = s->packed ? *layout_of(s->k, s->n) : plain(s->k, s->n, state.type, s->ldb, s->trans_b);
@@ -152,7 +139,7 @@ static void make_product(product *p, const bw_onednn_shape *s)
     must(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, &kernel), "name a kernel");
     p->shape = *s;
     p->fast = strncmp(kernel, "brg", 3) == 0;
-    warn_of_reference(kernel, s);
+    p->reference = strncmp(kernel, "ref", 3) == 0;
     must(dnnl_primitive_create(&p->primitive, description), "make a product");
     memory_for(&p->a, description, dnnl_query_src_md);
     memory_for(&p->b, description, dnnl_query_weights_md);
@@ -211,9 +198,25 @@ bool bw_onednn_is_fast(const bw_onednn_shape *shape)
     return product_of(shape)->fast;
 }
 
+/* oneDNN multiplies whatever it is asked for; what it has no kernel for takes a thousand times as long. */
+static void warn_of_reference(const bw_onednn_shape *s)
+{
+    static bool warned;
+    if (!warned)
+        bw_warn(
+            "oneDNN has only reference code for products such as %lld x %lld x %lld, which is very slow: DNNL_MAX_CPU_ISA=AVX2 in the environment "
+            "does without oneDNN",
+            (long long)s->m, (long long)s->n, (long long)s->k);
+    warned = true;
+}
+
 void bw_onednn_multiply(const bw_onednn_shape *shape, const void *a, const void *b, float *c)
 {
     product *p = product_of(shape);
+    /* One thread would do its part of the product there, and nobody the rest. */
+    must(omp_in_parallel() ? dnnl_invalid_arguments : dnnl_success, "multiply inside a parallel region");
+    if (p->reference)
+        warn_of_reference(shape);
     must(dnnl_memory_set_data_handle(p->a, (void *)a), "take an operand");
     must(dnnl_memory_set_data_handle(p->b, (void *)b), "take an operand");
     must(dnnl_memory_set_data_handle(p->c, c), "take a result");
@@ -322,7 +325,7 @@ void bw_onednn_stop(void)
 
 static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
 {
-    enum { M = 37, N = 80, K = 96 };
+    enum { M = 77, N = 80, K = 96 }; /* more rows than a backend would leave to BLIS */
     static float a[M * K], b[N * K], c[M * N];
     for (int i = 0; i < M * K; i++)
         a[i] = (float)(i * 29 % 15 - 7);
@@ -350,11 +353,23 @@ static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
     return true;
 }
 
+int bw_onednn_require_fast(void)
+{
+    const bool turns = !bw_onednn_is_half(); /* bf16 is turned over while it is rounded */
+    const bw_onednn_shape shapes[] = {{.m = 80, .n = 80, .k = 96, .lda = 96, .packed = true, .alpha = 1},
+                                      {.m = 80, .n = 80, .k = 96, .lda = 96, .ldb = 80, .alpha = 1},
+                                      {.m = 80, .n = 80, .k = 96, .lda = 96, .ldb = turns ? 96 : 80, .trans_b = turns, .alpha = 1}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (!bw_onednn_is_fast(&shapes[i]))
+            return bw_fail(BW_SYSTEM, "this oneDNN has no fast kernels for that on this CPU");
+    return BW_OK;
+}
+
 int bw_onednn_check(const bw_gemm_backend *backend)
 {
     for (int which = 0; which < 4; which++) {
-        const bool trans_b = which % 2, packed = which / 2;
-        if (!(packed && !trans_b && backend->forward_only) && !is_right(backend, trans_b, packed))
+        const bool trans_b = which % 2, packed = which / 2, serves = !packed || trans_b || !backend->forward_only;
+        if (serves && !is_right(backend, trans_b, packed))
             return bw_fail(BW_SYSTEM, "its products came out wrong in a check");
     }
     return BW_OK;

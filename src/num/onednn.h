@@ -1,12 +1,12 @@
 /* oneDNN's matrix products, kept by shape, for the backends that stand on it; only onednn.c calls the library. One type of operands at a time; what
- * is written is fp32. A product uses all threads, and an entry has the same bits for any number of rows and threads.
+ * is written is fp32. A product uses all threads, so none is called inside a parallel region. Where its kernel is fast (bw_onednn_is_fast) and a is
+ * not turned, an entry has the same bits for any number of rows and threads.
  *
  * oneDNN fails only where memory ends or where it was asked for something wrong; a product cannot report that, so the program ends there, as it does
- * inside BLIS. Nothing here is safe on two threads at once: whoever calls holds bw_onednn_lock. */
+ * inside BLIS. */
 #ifndef NUM_ONEDNN_H
 #define NUM_ONEDNN_H
 #include "num/gemm.h"
-#include <pthread.h>
 
 /* c = alpha op(a) op(b), or c += that; c is dense, m x n. */
 typedef struct bw_onednn_shape {
@@ -23,13 +23,13 @@ typedef struct bw_onednn_buffer { /* grows, is never filled in advance */
     int64_t bytes;
 } bw_onednn_buffer;
 
-extern pthread_mutex_t bw_onednn_lock;
-
 const char *bw_onednn_kernels(bool half); /* "AMX", "AVX512-BF16", "AVX512"; NULL: this CPU has none that are fast for bf16, or for fp32 */
 /* Opens the library, once a process. What was kept for another type of operands is given back; packed weights of it are void. */
 int bw_onednn_start(const char *how, bool half, int threads);
 const char *bw_onednn_describe(void);
 bool bw_onednn_is_half(void); /* operands are bf16, else fp32 */
+/* BW_SYSTEM where this oneDNN has no fast kernels for packed and plain products on this CPU. */
+int bw_onednn_require_fast(void);
 /* Products of small integers, which every type holds and whose sums are exact: what a right kernel gives is known to the bit. */
 int bw_onednn_check(const bw_gemm_backend *backend);
 void bw_onednn_stop(void);

@@ -45,3 +45,15 @@ BW_HOT void bw_row_scale(float *x, int64_t n, float factor)
     for (int64_t i = 0; i < n; i++)
         x[i] *= factor;
 }
+
+BW_HOT void bw_row_widen(float *to, const uint16_t *from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = bw_from_bf16(from[i]);
+}
+
+BW_HOT void bw_row_narrow(uint16_t *to, const float *from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = bw_to_bf16(from[i]);
+}

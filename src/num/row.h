@@ -7,5 +7,7 @@ float bw_row_highest(const float *z, int64_t n, float start); /* the largest of 
 void bw_row_cap(float *z, int64_t n, float cap);              /* z = cap tanh(z / cap) */
 float bw_row_exp(float *z, int64_t n, float highest);         /* z = e^(z - highest); returns the sum */
 void bw_row_scale(float *x, int64_t n, float factor);
+void bw_row_widen(float *to, const uint16_t *from, int64_t n); /* from bf16 */
+void bw_row_narrow(uint16_t *to, const float *from, int64_t n);
 
 #endif

@@ -135,15 +135,16 @@ static void check_same_bits(const bw_grid *grid)
 
 /* ---- what the store lends ---------------------------------------------------------------------------------------------- */
 /* The model's own numbers, packed whole: what the grid cut up comes together again, and no adapter is in it. */
-static void check_weight(const bw_layer *lent, int layer, bw_target target)
+static void check_weight(const bw_layer *lent, int layer, bw_target target, bool backward)
 {
     static float dense[MOST];
     int64_t out, in;
     bw_spec_shape(bw_source_spec(source), target, &out, &in);
     CHECK_OK(bw_source_read(source, layer, target, 0, out, 0, in, dense, in));
-    void *packed = bw_calloc(bw_weight_bytes(out, in, true), 1, "test");
-    bw_weight_pack(packed, dense, out, in, true);
-    CHECK(memcmp(packed, lent->weight[target].data, (size_t)bw_weight_bytes(out, in, true)) == 0);
+    void *packed = bw_calloc(bw_weight_bytes(out, in, backward), 1, "test");
+    bw_weight_pack(packed, dense, out, in, backward);
+    CHECK(memcmp(packed, lent->weight[target].data, (size_t)bw_weight_bytes(out, in, backward)) == 0);
+    CHECK(lent->weight[target].dense == bw_weight_is_dense(backward) && lent->weight[target].backward == backward);
     CHECK((uintptr_t)lent->weight[target].data % 64 == 0);
     bw_free(packed);
 }
@@ -173,7 +174,7 @@ static void check_lending(const bw_grid *grid)
             bw_layer lent;
             CHECK_OK(bw_store_acquire(e.store, walk[i][0], walk[i][1], &lent));
             for (int target = 0; target < BW_TARGETS; target++) {
-                check_weight(&lent, walk[i][0], (bw_target)target);
+                check_weight(&lent, walk[i][0], (bw_target)target, true);
                 check_side(&lent, e.folded, walk[i][0], (bw_target)target, -0.75);
             }
             CHECK_OK(bw_store_release(e.store, walk[i][0]));
@@ -250,6 +251,29 @@ static void check_small_delta(const bw_grid *grid)
     CHECK(sqrt(apart / length) < 0x1p-6);
 }
 
+/* ---- weights of an evaluation, for the forward product alone ------------------------------------------------------------ */
+static void check_forward_only(const bw_grid *grid)
+{
+    static const char *const precisions[] = {"fp32", "bf16"}, *const modes[] = {"resident", "stream"};
+    for (int which = 0; which < 4; which++) {
+        bw_config config;
+        bw_store *store;
+        bw_config_init(&config);
+        CHECK_OK(bw_gemm_start(precisions[which % 2], 1));
+        CHECK_OK(bw_config_set(&config, BW_EVAL, "weights", modes[which / 2]));
+        CHECK_OK(bw_store_open(&store, grid, source, &config, false, NULL, NULL, 0));
+        for (int layer = 0; layer < LAYERS; layer++) {
+            bw_layer lent;
+            CHECK_OK(bw_store_acquire(store, layer, (layer + 1) % LAYERS, &lent));
+            for (int target = 0; target < BW_TARGETS; target++)
+                check_weight(&lent, layer, (bw_target)target, false);
+            CHECK_OK(bw_store_release(store, layer));
+        }
+        bw_store_close(&store);
+        bw_config_free(&config);
+    }
+}
+
 /* ---- the head, which decoding multiplies in parts of 4,096 words: here one and a short one ------------------------------- */
 
 /* Rows like words of the head, the last of the first part and the first of the second among them. */
@@ -315,6 +339,7 @@ int main(int argc, char **argv)
     check_every_grid(check_same_bits);
     check_gradients(grid);
     check_small_delta(grid);
+    check_every_grid(check_forward_only);
     check_every_grid(check_head);
     bw_gemm_stop();
     bw_source_close(source);

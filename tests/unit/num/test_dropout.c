@@ -1,4 +1,5 @@
 /* Dropout: the mask is the documented function of seed, step, sample, position, stream and column, and nothing else. */
+#include "num/draw.h"
 #include "num_test.h"
 #include <omp.h>
 
@@ -29,6 +30,34 @@ static float *ones(int64_t n)
     for (int64_t i = 0; i < n; i++)
         x[i] = 1;
     return x;
+}
+
+/* Whatever the CPU draws with gives the values of bw_rng, at the end of the counter's range too. */
+static void every_kernel_draws_what_bw_rng_does(void **state)
+{
+    (void)state;
+    const struct {
+        bw_draw *draw;
+        bool here;
+    } kernels[] = {
+        {bw_draw_plain, true},
+#if defined(__x86_64__)
+        {bw_draw_avx2, __builtin_cpu_supports("avx2")},
+        {bw_draw_avx512, __builtin_cpu_supports("avx512f")},
+#endif
+    };
+    static const uint32_t firsts[] = {0, 12345, 0xfffffffbu};
+    const bw_key key = {.seed = SEED, .purpose = BW_PURPOSE_DROPOUT, .step = 0xfffffff0u, .sample = 7, .layer = 0x1234};
+    for (size_t which = 0; which < sizeof kernels / sizeof *kernels; which++)
+        for (size_t f = 0; kernels[which].here && f < sizeof firsts / sizeof *firsts; f++)
+            for (int64_t count = 1; count <= 2 * BW_DRAW_UNIT + 1; count++) {
+                uint32_t words[4 * BW_DRAW_UNIT][4], want[4];
+                kernels[which].draw(words, count, firsts[f], &key);
+                for (int64_t i = 0; i < count; i++) {
+                    bw_rng(&key, firsts[f] + (uint32_t)i, want);
+                    assert_memory_equal(words[i], want, sizeof want);
+                }
+            }
 }
 
 /* Column c draws 16 bits: half c % 2 of word c / 2 % 4 of bw_rng at position * ceil(C / 8) + c / 8. */
@@ -139,6 +168,7 @@ static void every_field_of_the_key_matters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kernel_draws_what_bw_rng_does),
         cmocka_unit_test(mask_is_the_documented_function_of_bw_rng),
         cmocka_unit_test(rate_and_mean_are_right),
         cmocka_unit_test(mask_does_not_depend_on_the_row_or_the_call),

@@ -132,26 +132,6 @@ static void same_bits_at_any_address(void **state)
         }
 }
 
-/* Called by several threads at once, as decoding does. */
-static void same_bits_inside_a_parallel_region(void **state)
-{
-    (void)state;
-    enum { CALLS = 8 };
-    int64_t shape[3] = {9, 576, 576};
-    float *a = random_floats(9 * 576, 1), *b = random_floats(576 * 576, 2), *c[CALLS];
-    for (int i = 0; i < CALLS; i++)
-        c[i] = zeros(9 * 576);
-#pragma omp parallel for num_threads(2)
-    for (int i = 0; i < CALLS; i++)
-        run_shape(shape, 2, 0.0f, a, b, c[i]);
-    for (int i = 0; i < CALLS; i++) {
-        same_bits(c[0], c[i], 9 * 576, "c");
-        if (i > 0)
-            bw_free(c[i]);
-    }
-    bw_free(a), bw_free(b), bw_free(c[0]);
-}
-
 static void counts_flops(void **state)
 {
     (void)state;
@@ -214,7 +194,6 @@ int main(void)
         cmocka_unit_test(empty_sizes_touch_nothing_and_k_zero_scales_c),
         cmocka_unit_test(same_bits_for_1_2_and_3_threads),
         cmocka_unit_test(same_bits_at_any_address),
-        cmocka_unit_test(same_bits_inside_a_parallel_region),
         cmocka_unit_test(counts_flops),
         cmocka_unit_test(unknown_precision_is_refused),
         cmocka_unit_test(describes_what_runs),

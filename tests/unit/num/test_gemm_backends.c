@@ -52,12 +52,12 @@ static void check_entry(const problem *p, float got, double before, double round
         close_to((double)got, alpha * plain + old, bound + 0x1.01p-7 * fabs(alpha) * size, "c", at);
 }
 
-/* b packed, or as it is; rows of c `gap` entries apart. */
+/* b packed, or as it is; rows `gap` entries apart, those of packed operands not. */
 static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap, bool packed)
 {
     const bool half = strcmp(backend->precision, "bf16") == 0;
     int64_t lda, ldb, ldc = p->n + gap;
-    const int64_t a_size = size_of(p->trans_a, p->m, p->k, packed ? 0 : 3, &lda), b_size = size_of(p->trans_b, p->k, p->n, packed ? 0 : 3, &ldb);
+    const int64_t a_size = size_of(p->trans_a, p->m, p->k, packed ? 0 : gap, &lda), b_size = size_of(p->trans_b, p->k, p->n, packed ? 0 : gap, &ldb);
     float *a = random_floats(a_size, 1), *b = random_floats(b_size, 2), *a_rounded = rounded_floats(a_size, 1, half),
           *b_rounded = rounded_floats(b_size, 2, half);
     float *c = random_floats(ldc * (p->m + 1), 3), *before = random_floats(ldc * (p->m + 1), 3);
@@ -105,9 +105,10 @@ static bool starts(const bw_gemm_backend *backend, int threads)
 }
 
 static const bw_gemm_backend *const all[] = {&bw_gemm_blis, &bw_gemm_bf16, &bw_gemm_onednn_fp32, &bw_gemm_onednn_full, &bw_gemm_onednn};
-static const int64_t sizes[][3] = {{1, 1, 1},     {1, 7, 13},     {5, 3, 2},     {2, 33, 64},   {16, 16, 16},  {17, 65, 31},
-                                   {64, 48, 100}, {13, 130, 301}, {70, 5, 600},  {3, 200, 100}, {7, 130, 300}, {33, 97, 64},
-                                   {32, 257, 33}, {100, 100, 32}, {48, 32, 258}, {260, 40, 70}};
+static const int64_t sizes[][3] = {
+    {1, 1, 1},      {1, 7, 13},    {5, 3, 2},     {2, 33, 64},    {16, 16, 16},   {17, 65, 31},  {64, 48, 100},
+    {13, 130, 301}, {70, 5, 600},  {3, 200, 100}, {7, 130, 300},  {33, 97, 64},   {32, 257, 33}, {100, 100, 32},
+    {48, 32, 258},  {260, 40, 70}, {80, 64, 96},  {96, 16, 1024}, {72, 32, 1300}, {16, 24, 2100}}; /* beyond 64 rows, and sums that are cut */
 static const float factors[][2] = {{1, 0}, {1, 1}, {0.5f, 0}, {-2, 0.75f}};
 
 static void multiply_right_for_all_transposes_and_odd_sizes(void **state)
@@ -152,6 +153,27 @@ static void scale_c_where_there_is_nothing_to_sum(void **state)
 
 /* Thread counts change with the machine that a job is requeued on. LoRA gradients sum over thousands of tokens, and small results tempt a library to
  * cut the sum among its threads. */
+static const bw_gemm_backend *const libraries[] = {&bw_gemm_blis, &bw_gemm_onednn_fp32, &bw_gemm_onednn};
+static const int thread_counts[] = {2, 3, 8, 16};
+
+/* Of a call that one thread has done into `one`; on BLIS three threads will do, since more on two cores take seconds. */
+static void check_threads(const bw_gemm_backend *library, bw_gemm_call call, const float *one, const char *what)
+{
+    const size_t bytes = (size_t)(call.m * call.n) * sizeof *one;
+    const size_t counts = library == &bw_gemm_blis ? 2 : sizeof thread_counts / sizeof *thread_counts;
+    for (size_t t = 0; t < counts; t++) {
+        omp_set_num_threads(thread_counts[t]);
+        assert_int_equal(library->start(thread_counts[t]), BW_OK);
+        memset(call.c, 0, bytes);
+        library->multiply(&call);
+        if (memcmp(one, call.c, bytes) != 0)
+            fail_msg("%s: other bits of %s, %lld x %lld x %lld, than with one thread", library->describe(), what, (long long)call.m,
+                     (long long)call.n, (long long)call.k);
+    }
+    omp_set_num_threads(1);
+    assert_int_equal(library->start(1), BW_OK);
+}
+
 static void same_bits_for_any_number_of_threads(void **state)
 {
     static const struct {
@@ -159,13 +181,9 @@ static void same_bits_for_any_number_of_threads(void **state)
         int64_t m, n, k;
     } products[] = {{true, false, 32, 576, 4096}, {true, false, 576, 32, 4096}, {true, false, 16, 64, 5000},
                     {false, true, 70, 192, 4096}, {false, false, 33, 64, 3000}, {false, true, 257, 32, 576}};
-    static const bw_gemm_backend *const libraries[] = {&bw_gemm_onednn_fp32, &bw_gemm_onednn}; /* BLIS: test_gemm.c */
-    static const int threads[] = {2, 3, 8, 16};
     (void)state;
     for (size_t which = 0; which < sizeof libraries / sizeof *libraries; which++)
-        for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
-            if (!starts(libraries[which], 1))
-                break;
+        for (size_t i = 0; i < sizeof products / sizeof *products && starts(libraries[which], 1); i++) {
             const int64_t m = products[i].m, n = products[i].n, k = products[i].k;
             float *a = random_floats(m * k, 1), *b = random_floats(k * n, 2), *one = zeros(m * n), *many = zeros(m * n);
             bw_gemm_call call = {m, n, k, 2, 0, a, b, NULL, one, 0, 0, n, products[i].trans_a, products[i].trans_b};
@@ -173,16 +191,32 @@ static void same_bits_for_any_number_of_threads(void **state)
             omp_set_num_threads(1);
             libraries[which]->multiply(&call);
             call.c = many;
-            for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
-                omp_set_num_threads(threads[t]);
-                assert_int_equal(libraries[which]->start(threads[t]), BW_OK);
-                libraries[which]->multiply(&call);
-                if (memcmp(one, many, (size_t)(m * n) * sizeof *one) != 0)
-                    fail_msg("%s: other bits of product %d with %d threads than with one", libraries[which]->describe(), (int)i, threads[t]);
-            }
+            check_threads(libraries[which], call, one, "a product");
             bw_free(a), bw_free(b), bw_free(one), bw_free(many);
         }
-    omp_set_num_threads(1);
+}
+
+/* Answers are batched in whatever way ranks and their lengths bring about: a row of x W^T does not feel how many there are beside it. */
+static void same_bits_of_a_row_for_any_number_of_rows_and_threads(void **state)
+{
+    enum { MOST = 200, N = 192, K = 1536 };
+    static const int64_t rows[] = {1, 4, 16, 40, 65, MOST};
+    (void)state;
+    for (size_t which = 0; which < sizeof libraries / sizeof *libraries; which++) {
+        if (!libraries[which]->pack || !starts(libraries[which], 1))
+            continue;
+        float *a = random_floats(MOST * K, 1), *w = random_floats(N * K, 2), *all_rows = zeros(MOST * N), *c = zeros(MOST * N);
+        void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, false), 1, "test");
+        libraries[which]->pack(weight, w, N, K, false);
+        bw_gemm_call call = {MOST, N, K, 1, 0, a, NULL, weight, all_rows, K, 0, N, false, true};
+        libraries[which]->multiply(&call);
+        call.c = c;
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            call.m = rows[i];
+            check_threads(libraries[which], call, all_rows, "the first rows");
+        }
+        bw_free(a), bw_free(w), bw_free(all_rows), bw_free(c), bw_free(weight);
+    }
 }
 
 /* More shapes than are kept: what was forgotten is made again, and right. */
@@ -253,7 +287,7 @@ static void weights_multiply_as_matrices_do(void **state)
         bw_gemm(false, true, T, OUT, IN, 1, x, IN, w, IN, 0, y, OUT);
         bw_gemm(false, false, T, IN, OUT, 1, dy, OUT, w, IN, 0, dx, IN);
         const double before = bw_gemm_flops();
-        const bw_weight prepared = {weight, bw_weight_is_dense(true)};
+        const bw_weight prepared = {weight, bw_weight_is_dense(true), true};
         bw_gemm_weight(true, T, OUT, IN, x, prepared, 0, y2, OUT);
         bw_gemm_weight(false, T, IN, OUT, dy, prepared, 0, dx2, IN);
         assert_true(bw_gemm_flops() - before == 4.0 * T * OUT * IN);
@@ -272,6 +306,7 @@ int main(void)
         cmocka_unit_test(multiply_right_with_packed_weights),
         cmocka_unit_test(scale_c_where_there_is_nothing_to_sum),
         cmocka_unit_test(same_bits_for_any_number_of_threads),
+        cmocka_unit_test(same_bits_of_a_row_for_any_number_of_rows_and_threads),
         cmocka_unit_test(products_forgotten_are_made_again),
         cmocka_unit_test(precision_takes_the_best_that_is_here),
         cmocka_unit_test(ranks_agree_on_a_place),
