@@ -20,8 +20,9 @@ static const struct {
     [BW_NEED_PROGRAM] = {"program", false},
 };
 
-/* What a process holds beside what it counts by purpose: MPI, HDF5, BLIS and code. A run of the tests' tiny model on one rank peaks at 30 MiB more
- * than it counts; as much again is allowed for a real tokenizer, packing buffers of large products, and what MPI keeps for each peer. */
+/* What a process holds beside what it counts by purpose: MPI, HDF5, BLIS, oneDNN with the products that it keeps, and code. A run of the tests' tiny
+ * model on one rank peaks at 30 MiB more than it counts; as much again is allowed for a real tokenizer, packing buffers of large products, and what
+ * MPI keeps for each peer. */
 static const int64_t program_bytes = 60 << 20;
 
 const char *bw_need_name(bw_need need)

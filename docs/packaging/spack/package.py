@@ -17,7 +17,7 @@ class Breakwater(CMakePackage):
 
     version("main", branch="main")
 
-    variant("onednn", default=False, description="bf16 products with oneDNN 2.x, where the CPU has AMX or AVX512-BF16")
+    variant("onednn", default=False, description="products with oneDNN 2.x: bf16 where the CPU has AMX or AVX512-BF16, fp32 where it has AVX512")
     variant("tests", default=False, description="Build the tests and benchmarks")
 
     depends_on("c", type="build")
