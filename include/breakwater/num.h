@@ -27,7 +27,7 @@ void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float 
  * backward pass too. Starts on a cache line. Local; packing runs on all threads. */
 typedef struct bw_weight {
     const void *data;
-    bool dense, backward; /* backward: packed for that too */
+    bool dense, backward; /* backward: prepared for that product too */
 } bw_weight;
 bool bw_weight_is_dense(bool backward);
 const char *bw_weight_type(void); /* "f32" or "bf16" */

@@ -11,7 +11,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { DRAWS = 8, GROUP = 32, WORD = 32 }; /* columns a Philox value serves; values drawn at a time, a multiple of 8; columns of a word */
+enum { DRAWS = 8, GROUP = 32, WORD = 32 }; /* columns a Philox value serves; values drawn at a time; columns of a word */
+_Static_assert(GROUP % BW_DRAW_UNIT == 0, "draws are written in whole units");
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the halves of a word are read as they lie in memory: this code is for little-endian machines"

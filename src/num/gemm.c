@@ -150,8 +150,8 @@ void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols
 void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, bw_weight weight, float beta, float *c, int64_t ldc)
 {
     bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a, .lda = k, .c = c, .ldc = ldc, .trans_b = trans};
-    if (!trans && !weight.dense && !weight.backward) {
-        fprintf(stderr, "breakwater: error: a weight packed for the forward product is asked for that of the backward pass: this is a bug\n");
+    if (!trans && !weight.backward) {
+        fprintf(stderr, "breakwater: error: a weight prepared for the forward product is asked for that of the backward pass: this is a bug\n");
         abort();
     }
     if (weight.dense)

@@ -227,13 +227,13 @@ static int start_full(int threads)
     return bw_onednn_check(&bw_gemm_onednn_full);
 }
 
-#define ONEDNN(precision_, type_, missing_, start_)                                                                                                  \
+#define ONEDNN(precision_, name_, type_, missing_, start_)                                                                                           \
     {                                                                                                                                                \
-        .precision = (precision_), .name = "oneDNN in bf16", .weight_type = (type_), .missing = (missing_), .start = (start_), .stop = stop,         \
+        .precision = (precision_), .name = (name_), .weight_type = (type_), .missing = (missing_), .start = (start_), .stop = stop,                  \
         .describe = bw_onednn_describe, .multiply = multiply, .weight_bytes = weight_bytes, .pack = pack                                             \
     }
-const bw_gemm_backend bw_gemm_onednn = ONEDNN("bf16", "bf16", missing, start);
-const bw_gemm_backend bw_gemm_onednn_full = ONEDNN("fp32", "f32", missing_nothing, start_full);
+const bw_gemm_backend bw_gemm_onednn = ONEDNN("bf16", "oneDNN in bf16", "bf16", missing, start);
+const bw_gemm_backend bw_gemm_onednn_full = ONEDNN("fp32", "oneDNN in the way of bf16", "f32", missing_nothing, start_full);
 
 #else
 
@@ -243,5 +243,5 @@ static const char *missing(void)
 }
 
 const bw_gemm_backend bw_gemm_onednn = {.precision = "bf16", .name = "oneDNN in bf16", .weight_type = "bf16", .missing = missing};
-const bw_gemm_backend bw_gemm_onednn_full = {.precision = "fp32", .name = "oneDNN in bf16", .weight_type = "f32", .missing = missing};
+const bw_gemm_backend bw_gemm_onednn_full = {.precision = "fp32", .name = "oneDNN in the way of bf16", .weight_type = "f32", .missing = missing};
 #endif

@@ -23,7 +23,7 @@ static bw_onednn_shape shape_of(const bw_gemm_call *call)
     return shape;
 }
 
-/* Rows of c lie apart, or it is scaled: oneDNN writes elsewhere, and one pass brings it to c. */
+/* Rows of c lie apart, or it is scaled: oneDNN would have to write elsewhere. */
 static bool is_apart(const bw_gemm_call *call)
 {
     return call->ldc != call->n || (call->beta != 0.0f && call->beta != 1.0f);
@@ -62,7 +62,7 @@ static bool is_ours(const bw_gemm_call *call)
 static void multiply_packed(const bw_gemm_call *call)
 {
     bw_onednn_shape shape = shape_of(call);
-    if (!is_apart(call)) {
+    if (!is_apart(call) && (!shape.add || bw_onednn_is_fast(&shape))) {
         bw_onednn_multiply(&shape, call->a, call->weight, call->c);
         return;
     }

@@ -18,13 +18,13 @@ typedef struct bw_onednn_shape {
     float alpha;
 } bw_onednn_shape;
 
-typedef struct bw_onednn_buffer { /* grows, is never filled in advance */
+typedef struct bw_onednn_buffer { /* grows; what it held is lost then */
     void *data;
     int64_t bytes;
 } bw_onednn_buffer;
 
 const char *bw_onednn_kernels(bool half); /* "AMX", "AVX512-BF16", "AVX512"; NULL: this CPU has none that are fast for bf16, or for fp32 */
-/* Opens the library, once a process. What was kept for another type of operands is given back; packed weights of it are void. */
+/* Opens the library, once a process. What was kept is given back; packed weights are void. */
 int bw_onednn_start(const char *how, bool half, int threads);
 const char *bw_onednn_describe(void);
 bool bw_onednn_is_half(void); /* operands are bf16, else fp32 */

@@ -13,7 +13,7 @@ run 1 train "${settings[@]}" --stage sft --steps 1 --precision auto --output aut
 best=$(recorded auto)
 case $best in
   fp32) grep -q "; not oneDNN in bf16: " out || fail "nobody says why auto is fp32" ;;
-  bf16) grep -q "oneDNN.*bf16" out || fail "nobody says what auto took" ;;
+  bf16) grep -q "oneDNN [0-9.]*, bf16 by" out || fail "nobody says what auto took" ;;
   *) fail "auto is recorded as '$best'" ;;
 esac
 note "auto is $best: $(sed -n 's/^breakwater [^,]*, //p' out)"

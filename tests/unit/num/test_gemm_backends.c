@@ -98,7 +98,13 @@ static bool starts(const bw_gemm_backend *backend, int threads)
         return false;
     }
     bw_error_clear();
-    if (backend->start(threads) != BW_OK)
+    const int status = backend->start(threads);
+    if (status == BW_SYSTEM && strstr(bw_error(), "no fast kernels")) { /* an old oneDNN: the next backend is taken */
+        printf("skipped: %s in %s: %s\n", backend->name, backend->precision, bw_error());
+        bw_error_clear();
+        return false;
+    }
+    if (status != BW_OK)
         fail_msg("%s does not start: %s", backend->name, bw_error());
     printf("%s\n", backend->describe());
     return true;
@@ -156,15 +162,17 @@ static void scale_c_where_there_is_nothing_to_sum(void **state)
 static const bw_gemm_backend *const libraries[] = {&bw_gemm_blis, &bw_gemm_onednn_fp32, &bw_gemm_onednn};
 static const int thread_counts[] = {2, 3, 8, 16};
 
-/* Of a call that one thread has done into `one`; on BLIS three threads will do, since more on two cores take seconds. */
-static void check_threads(const bw_gemm_backend *library, bw_gemm_call call, const float *one, const char *what)
+/* Of a call that one thread has done into `one`, from `before`; on BLIS three threads will do, since more on two cores take seconds. */
+static void check_threads(const bw_gemm_backend *library, bw_gemm_call call, const float *before, const float *one, const char *what)
 {
     const size_t bytes = (size_t)(call.m * call.n) * sizeof *one;
     const size_t counts = library == &bw_gemm_blis ? 2 : sizeof thread_counts / sizeof *thread_counts;
     for (size_t t = 0; t < counts; t++) {
         omp_set_num_threads(thread_counts[t]);
         assert_int_equal(library->start(thread_counts[t]), BW_OK);
-        memset(call.c, 0, bytes);
+        if (call.weight)
+            library->pack((void *)call.weight, call.b, call.n, call.k, false);
+        memcpy(call.c, before, bytes);
         library->multiply(&call);
         if (memcmp(one, call.c, bytes) != 0)
             fail_msg("%s: other bits of %s, %lld x %lld x %lld, than with one thread", library->describe(), what, (long long)call.m,
@@ -185,14 +193,14 @@ static void same_bits_for_any_number_of_threads(void **state)
     for (size_t which = 0; which < sizeof libraries / sizeof *libraries; which++)
         for (size_t i = 0; i < sizeof products / sizeof *products && starts(libraries[which], 1); i++) {
             const int64_t m = products[i].m, n = products[i].n, k = products[i].k;
-            float *a = random_floats(m * k, 1), *b = random_floats(k * n, 2), *one = zeros(m * n), *many = zeros(m * n);
+            float *a = random_floats(m * k, 1), *b = random_floats(k * n, 2), *one = zeros(m * n), *many = zeros(m * n), *before = zeros(m * n);
             bw_gemm_call call = {m, n, k, 2, 0, a, b, NULL, one, 0, 0, n, products[i].trans_a, products[i].trans_b};
             call.lda = call.trans_a ? m : k, call.ldb = call.trans_b ? k : n;
             omp_set_num_threads(1);
             libraries[which]->multiply(&call);
             call.c = many;
-            check_threads(libraries[which], call, one, "a product");
-            bw_free(a), bw_free(b), bw_free(one), bw_free(many);
+            check_threads(libraries[which], call, before, one, "a product");
+            bw_free(a), bw_free(b), bw_free(one), bw_free(many), bw_free(before);
         }
 }
 
@@ -205,17 +213,21 @@ static void same_bits_of_a_row_for_any_number_of_rows_and_threads(void **state)
     for (size_t which = 0; which < sizeof libraries / sizeof *libraries; which++) {
         if (!libraries[which]->pack || !starts(libraries[which], 1))
             continue;
-        float *a = random_floats(MOST * K, 1), *w = random_floats(N * K, 2), *all_rows = zeros(MOST * N), *c = zeros(MOST * N);
+        float *a = random_floats(MOST * K, 1), *w = random_floats(N * K, 2), *before = random_floats(MOST * N, 3);
+        float *all_rows = zeros(MOST * N), *c = zeros(MOST * N);
         void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, false), 1, "test");
-        libraries[which]->pack(weight, w, N, K, false);
-        bw_gemm_call call = {MOST, N, K, 1, 0, a, NULL, weight, all_rows, K, 0, N, false, true};
-        libraries[which]->multiply(&call);
-        call.c = c;
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            call.m = rows[i];
-            check_threads(libraries[which], call, all_rows, "the first rows");
+        for (int beta = 0; beta < 2; beta++) { /* written, and added to the residual stream */
+            bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true};
+            libraries[which]->pack(weight, w, N, K, false);
+            memcpy(all_rows, before, MOST * N * sizeof *all_rows);
+            libraries[which]->multiply(&call);
+            call.c = c;
+            for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+                call.m = rows[i];
+                check_threads(libraries[which], call, before, all_rows, "the first rows");
+            }
         }
-        bw_free(a), bw_free(w), bw_free(all_rows), bw_free(c), bw_free(weight);
+        bw_free(a), bw_free(w), bw_free(before), bw_free(all_rows), bw_free(c), bw_free(weight);
     }
 }
 
@@ -233,26 +245,25 @@ static void products_forgotten_are_made_again(void **state)
 static void precision_takes_the_best_that_is_here(void **state)
 {
     (void)state;
-    const char *missing = bw_gemm_onednn.missing();
+    const bool half = starts(&bw_gemm_onednn, 1), full = starts(&bw_gemm_onednn_fp32, 1);
     assert_int_equal(bw_gemm_start("auto", 1), BW_OK);
     printf("auto: %s\n", bw_gemm_describe());
-    assert_string_equal(bw_gemm_precision(), missing ? "fp32" : "bf16");
-    assert_true(bw_weight_is_dense(true) == (missing != NULL));
-    if (missing)
-        assert_non_null(strstr(bw_gemm_describe(), missing)); /* why it is not the faster one */
+    assert_string_equal(bw_gemm_precision(), half ? "bf16" : "fp32");
+    assert_true(bw_gemm_is_half() == half && bw_weight_is_dense(true) == !half);
+    if (!half)
+        assert_non_null(strstr(bw_gemm_describe(), "; not oneDNN in bf16: ")); /* why it is not the faster one */
     assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
     printf("bf16: %s\n", bw_gemm_describe());
     assert_string_equal(bw_gemm_precision(), "bf16");
     assert_false(bw_weight_is_dense(true) || bw_weight_is_dense(false));
-    if (missing)
+    if (!half)
         assert_non_null(strstr(bw_gemm_describe(), "no speed gained"));
     assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
-    assert_string_equal(bw_gemm_precision(), "fp32");
     printf("fp32: %s\n", bw_gemm_describe());
+    assert_string_equal(bw_gemm_precision(), "fp32");
     assert_true(bw_weight_is_dense(true) && bw_weight_bytes(3, 5, true) == 64);
-    assert_true(bw_weight_is_dense(false) == (bw_gemm_onednn_fp32.missing() != NULL));
-    if (bw_gemm_onednn_fp32.missing())
-        assert_non_null(strstr(bw_gemm_describe(), bw_gemm_onednn_fp32.missing()));
+    assert_true(bw_weight_is_dense(false) == !full);
+    assert_true((strstr(bw_gemm_describe(), "; not oneDNN in fp32: ") == NULL) == full);
 }
 
 /* A rank takes what another rank can, and says that it cannot. */
@@ -272,29 +283,32 @@ static void ranks_agree_on_a_place(void **state)
     }
 }
 
-/* Through the seam a weight gives the same numbers in both directions as the product with the plain matrix. In fp32 the same bits. */
+/* Through the seam a weight gives the same numbers in both directions as the product with the plain matrix; dense the same bits. */
 static void weights_multiply_as_matrices_do(void **state)
 {
     (void)state;
     enum { T = 21, OUT = 40, IN = 56 };
     static const char *const precisions[] = {"fp32", "bf16"};
-    for (int which = 0; which < 2; which++) {
-        assert_int_equal(bw_gemm_start(precisions[which], 1), BW_OK);
+    for (int which = 0; which < 4; which++) {
+        const bool backward = which / 2;
+        assert_int_equal(bw_gemm_start(precisions[which % 2], 1), BW_OK);
+        const bool exact = bw_weight_is_dense(backward);
         float *x = random_floats(T * IN, 1), *w = random_floats(OUT * IN, 2), *dy = random_floats(T * OUT, 3);
         float *y = zeros(T * OUT), *y2 = zeros(T * OUT), *dx = zeros(T * IN), *dx2 = zeros(T * IN);
-        void *weight = bw_calloc(bw_weight_bytes(OUT, IN, true), 1, "test");
-        bw_weight_pack(weight, w, OUT, IN, true);
+        void *weight = bw_calloc(bw_weight_bytes(OUT, IN, backward), 1, "test");
+        const bw_weight prepared = {weight, exact, backward};
+        bw_weight_pack(weight, w, OUT, IN, backward);
         bw_gemm(false, true, T, OUT, IN, 1, x, IN, w, IN, 0, y, OUT);
         bw_gemm(false, false, T, IN, OUT, 1, dy, OUT, w, IN, 0, dx, IN);
         const double before = bw_gemm_flops();
-        const bw_weight prepared = {weight, bw_weight_is_dense(true), true};
         bw_gemm_weight(true, T, OUT, IN, x, prepared, 0, y2, OUT);
-        bw_gemm_weight(false, T, IN, OUT, dy, prepared, 0, dx2, IN);
-        assert_true(bw_gemm_flops() - before == 4.0 * T * OUT * IN);
+        if (backward)
+            bw_gemm_weight(false, T, IN, OUT, dy, prepared, 0, dx2, IN);
+        assert_true(bw_gemm_flops() - before == (backward ? 4.0 : 2.0) * T * OUT * IN);
         for (int i = 0; i < T * OUT; i++)
-            close_to((double)y2[i], (double)y[i], which ? 2 * (IN + 3) * FLT_EPSILON / 2 * IN : 0, "y", i);
-        for (int i = 0; i < T * IN; i++)
-            close_to((double)dx2[i], (double)dx[i], which ? 2 * (OUT + 3) * FLT_EPSILON / 2 * OUT : 0, "dx", i);
+            close_to((double)y2[i], (double)y[i], exact ? 0 : 2 * (IN + 3) * FLT_EPSILON / 2 * IN, "y", i);
+        for (int i = 0; backward && i < T * IN; i++)
+            close_to((double)dx2[i], (double)dx[i], exact ? 0 : 2 * (OUT + 3) * FLT_EPSILON / 2 * OUT, "dx", i);
         bw_free(weight), bw_free(x), bw_free(w), bw_free(dy), bw_free(y), bw_free(y2), bw_free(dx), bw_free(dx2);
     }
 }
