@@ -101,6 +101,10 @@ typedef struct bw_cache {
     int64_t head, row;
     bool half;
 } bw_cache;
+int64_t bw_cache_bytes(int64_t entries, bool half);  /* of keys, or of values */
+bw_cache bw_cache_at(bw_cache cache, int64_t entry); /* from there on */
+/* Keys and values 0 .. n - 1 of every head. Runs on the calling thread. */
+void bw_cache_copy(const bw_attention *shape, bw_cache to, bw_cache from, int64_t n);
 /* Rows k, v[n][n_kv*head_dim] become keys and values first .. first + n - 1. Runs on the calling thread. */
 void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, int64_t n, const float *k, const float *v);
 /* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values are cache rows [0, length).

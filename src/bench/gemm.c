@@ -82,13 +82,13 @@ static double flops_of(const product *p)
 /* bf16 operands carry 8 bits; the sums behind them are fp32 either way. */
 static double bound_of(void)
 {
-    return !bw_gemm_is_half() ? 1 : 0x1p16;
+    return bw_gemm_is_half() ? 0x1p16 : 1;
 }
 
 static int measure(bw_bench *bench, product p, bool report, double *seconds)
 {
     bw_bench_row row = {
-        .work = flops_of(&p), .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = !bw_gemm_is_half() ? "FMA" : "fp32 FMA", .bound = bound_of()};
+        .work = flops_of(&p), .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = bw_gemm_is_half() ? "fp32 FMA" : "FMA", .bound = bound_of()};
     snprintf(row.problem, sizeof row.problem, "%s %lld x %lld x %lld", p.what, (long long)p.m, (long long)p.n, (long long)p.k);
     int status;
     BW_GO(bw_agree(bench->grid, product_create(&p)));

@@ -1,8 +1,6 @@
 /* bench/table.c - timing, and the rows that come of it. */
 #include "bench/bench.h"
-#include "breakwater/num.h"
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 const bw_bench_unit BW_GFLOPS = {"GFLOP/s", 1e9}, BW_GBYTES = {"GB/s", 1e9}, BW_TOKENS = {"tokens/s", 1}, BW_MENTRIES = {"Mentries/s", 1e6},

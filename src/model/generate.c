@@ -32,9 +32,7 @@ typedef struct decoder {
     bw_head head;
     int64_t max_rows, cache_rows;
     float *x;
-    char *keys, *values; /* [layer][cache_rows * n_kv * head_dim] of entry_bytes; sequences lie one behind the other */
-    bool half;           /* its entries are bf16 */
-    int64_t entry_bytes;
+    bw_cache cache;                    /* [layer][cache_rows * n_kv * head_dim]; sequences lie one behind the other */
     float *normed, *inv_rms, *highest; /* one row a sequence */
     int32_t *best;
     float *scratch; /* of the head */
@@ -50,8 +48,8 @@ static void decoder_free(decoder *d)
     bw_head_free(&d->head, d->grid);
     bw_saved_free(&d->saved);
     bw_block_free(&d->block);
-    void *owned[] = {d->x,    d->keys,    d->values, d->normed,    d->inv_rms, d->highest,
-                     d->best, d->scratch, d->tokens, d->positions, d->runs,    d->sequences};
+    void *owned[] = {d->x,    d->cache.k, d->cache.v, d->normed,    d->inv_rms, d->highest,
+                     d->best, d->scratch, d->tokens,  d->positions, d->runs,    d->sequences};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
 }
@@ -65,14 +63,13 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
     *d = (decoder){.grid = grid, .store = store, .spec = spec, .cache_rows = cache_rows};
     d->max_rows = rows < max_prompt * batch ? rows : max_prompt * batch;
     d->max_rows = d->max_rows > batch ? d->max_rows : batch;
-    int64_t cache = spec->n_layer * cache_rows * spec->n_kv * spec->head_dim;
     BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, max_prompt + max_new));
     BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
-    d->half = bw_gemm_is_half();
-    d->entry_bytes = d->half ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
-    BW_TRY(BW_NEW(d->keys, cache * d->entry_bytes, "KV cache"));
-    BW_TRY(BW_NEW(d->values, cache * d->entry_bytes, "KV cache"));
+    d->cache = (bw_cache){.row = spec->head_dim, .half = bw_gemm_is_half()};
+    const int64_t cache_bytes = bw_cache_bytes(spec->n_layer * cache_rows * spec->n_kv * spec->head_dim, d->cache.half);
+    BW_TRY((d->cache.k = bw_calloc(cache_bytes, 1, "KV cache")) ? BW_OK : BW_SYSTEM);
+    BW_TRY((d->cache.v = bw_calloc(cache_bytes, 1, "KV cache")) ? BW_OK : BW_SYSTEM);
     BW_TRY(BW_NEW(d->normed, batch * C, "activations"));
     BW_TRY(BW_NEW(d->inv_rms, batch, "activations"));
     BW_TRY(BW_NEW(d->highest, batch, "activations"));
@@ -106,8 +103,9 @@ static void pass_add(decoder *d, int slot, const int32_t *tokens, int32_t count)
 static bw_cache cache_of(const decoder *d, int layer, int slot)
 {
     const sequence *s = &d->sequences[slot];
-    const int64_t width = (int64_t)d->spec->n_kv * d->spec->head_dim, at = (layer * d->cache_rows + s->place) * width * d->entry_bytes;
-    return (bw_cache){d->keys + at, d->values + at, s->room * d->spec->head_dim, d->spec->head_dim, d->half};
+    bw_cache cache = bw_cache_at(d->cache, (layer * d->cache_rows + s->place) * d->spec->n_kv * d->spec->head_dim);
+    cache.head = s->room * d->spec->head_dim;
+    return cache;
 }
 
 static void attend_run(decoder *d, int layer, const run *r)
@@ -229,15 +227,9 @@ static int32_t shared_beginning(const decoder *d, int count)
 /* Rows [0, rows) of the first sequence's cache to every other one. */
 static void copy_beginning(decoder *d, int count, int32_t rows)
 {
-    const int64_t head_bytes = d->spec->head_dim * d->entry_bytes;
     for (int layer = 0; layer < d->spec->n_layer; layer++)
         for (int slot = 1; slot < count; slot++)
-            for (int head = 0; head < d->spec->n_kv; head++) {
-                const bw_cache from = cache_of(d, layer, 0), to = cache_of(d, layer, slot);
-                const int64_t there = head * to.head * d->entry_bytes, here = head * from.head * d->entry_bytes;
-                memcpy((char *)to.k + there, (char *)from.k + here, (size_t)(rows * head_bytes));
-                memcpy((char *)to.v + there, (char *)from.v + here, (size_t)(rows * head_bytes));
-            }
+            bw_cache_copy(&d->block.attention, cache_of(d, layer, slot), cache_of(d, layer, 0), rows);
     for (int slot = 0; slot < count; slot++)
         d->sequences[slot].length = rows;
 }

@@ -25,8 +25,8 @@ struct bw_store {
     const bw_grid *grid;
     const bw_source *source; /* used while opening only */
     bw_spec spec;
-    bw_matrix *pieces;             /* [layer * BW_TARGETS + target] */
-    bool backward, streams, plain; /* plain: slots are dense */
+    bw_matrix *pieces; /* [layer * BW_TARGETS + target] */
+    bool backward, streams;
     char describe[256];
 
     bw_shared tables; /* what is always dense: embedding, head where untied, norms */
@@ -208,14 +208,14 @@ static int64_t lay_out(const bw_spec *spec, bool dense, bool backward, int64_t o
 static int64_t slots_bytes(const bw_spec *spec, int n_slots, bool backward)
 {
     int64_t offset[BW_TARGETS];
-    const bool plain = bw_weight_is_dense(backward);
-    return n_slots * lay_out(spec, plain, backward, offset) + (plain ? 0 : lay_out(spec, true, backward, offset)) + BW_LINE;
+    const int64_t dense = bw_weight_is_dense(backward) ? 0 : lay_out(spec, true, backward, offset);
+    return n_slots * lay_out(spec, false, backward, offset) + dense + BW_LINE;
 }
 
 int64_t bw_store_layer_bytes(const bw_spec *spec)
 {
     int64_t offset[BW_TARGETS];
-    return lay_out(spec, bw_weight_is_dense(true), true, offset);
+    return lay_out(spec, false, true, offset);
 }
 
 int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams)
@@ -232,7 +232,7 @@ static void *slot_weight(const bw_store *store, int slot, int target)
 static float *dense_weight(const bw_store *store, int slot, int target)
 {
     char *first = (char *)bw_shared_floats(&store->slots);
-    const int64_t at = store->plain ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
+    const int64_t at = bw_weight_is_dense(store->backward) ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
     return (float *)(void *)(first + at + store->dense_offset[target]);
 }
 
@@ -276,9 +276,10 @@ static int choose_mode(bw_store *store, const bw_config *config)
     const bool automatic = strcmp(wanted, "auto") == 0;
     store->streams = automatic ? whole > least_free / 3 : strcmp(wanted, "stream") == 0;
     store->n_slots = store->streams ? SLOTS_STREAMED : store->spec.n_layer;
-    const int length = snprintf(store->describe, sizeof store->describe, "%s, %s pieces, %s %s copies %.1f MiB per node",
-                                store->streams ? "streamed" : "resident", piece_name(store, config->store), store->plain ? "dense" : "packed",
-                                bw_weight_type(), (double)(store->slot_bytes * store->n_slots) / mib);
+    const int length =
+        snprintf(store->describe, sizeof store->describe, "%s, %s pieces, %s %s copies %.1f MiB per node", store->streams ? "streamed" : "resident",
+                 piece_name(store, config->store), bw_weight_is_dense(store->backward) ? "dense" : "packed", bw_weight_type(),
+                 (double)(store->slot_bytes * store->n_slots) / mib);
     if (automatic)
         snprintf(store->describe + length, sizeof store->describe - (size_t)length,
                  " (all layers need %.1f MiB, a third of the free memory is %.1f MiB)", (double)whole / mib, (double)least_free / 3 / mib);
@@ -413,7 +414,7 @@ static void note_times(bw_store *store, const bw_gather_times *times)
 /* The layer that is whole now, from the dense one into its slot; nobody gathers into the dense one before all ranks of the node are through. */
 static int pack(bw_store *store)
 {
-    if (store->plain)
+    if (bw_weight_is_dense(store->backward))
         return BW_OK;
     const double start = bw_now();
     for (int target = store->grid->node_rank; target < BW_TARGETS; target += store->grid->node_size) {
@@ -489,8 +490,7 @@ static int open_local(bw_store *store, const bw_config *config, const bw_adapter
     if (config->block < 1 || config->block > 1 << 14)
         return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
     BW_TRY(take_folded(store, folded, factors, n_folded));
-    store->plain = bw_weight_is_dense(store->backward);
-    store->slot_bytes = lay_out(&store->spec, store->plain, store->backward, store->offset);
+    store->slot_bytes = lay_out(&store->spec, false, store->backward, store->offset);
     (void)lay_out(&store->spec, true, store->backward, store->dense_offset);
     return BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces");
 }
@@ -586,7 +586,7 @@ int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out)
     const int slot = slot_of(store, layer);
     for (int target = 0; target < BW_TARGETS; target++) {
         const int index = bw_target_at(layer, (bw_target)target);
-        out->weight[target] = (bw_weight){slot_weight(store, slot, target), store->plain, store->backward};
+        out->weight[target] = (bw_weight){slot_weight(store, slot, target), bw_weight_is_dense(store->backward), store->backward};
         out->sides[target] = &store->sides[index * store->n_folded];
         out->n_sides[target] = store->n_sides[index];
     }

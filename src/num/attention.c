@@ -52,13 +52,27 @@ typedef struct span {
     float wide[2][KEYS * MAX_HEAD];
 } span;
 
-/* From one entry on. */
-static bw_cache cache_at(bw_cache cache, int64_t entry)
+int64_t bw_cache_bytes(int64_t entries, bool half)
 {
-    const int64_t bytes = entry * (cache.half ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float));
-    cache.k = (char *)cache.k + bytes;
-    cache.v = (char *)cache.v + bytes;
+    return entries * (half ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float));
+}
+
+bw_cache bw_cache_at(bw_cache cache, int64_t entry)
+{
+    cache.k = (char *)cache.k + bw_cache_bytes(entry, cache.half);
+    cache.v = (char *)cache.v + bw_cache_bytes(entry, cache.half);
     return cache;
+}
+
+void bw_cache_copy(const bw_attention *shape, bw_cache to, bw_cache from, int64_t n)
+{
+    const size_t bytes = (size_t)bw_cache_bytes(shape->head_dim, from.half);
+    for (int head = 0; head < shape->n_kv; head++)
+        for (int64_t j = 0; j < n; j++) {
+            const bw_cache there = bw_cache_at(to, head * to.head + j * to.row), here = bw_cache_at(from, head * from.head + j * from.row);
+            memcpy(there.k, here.k, bytes);
+            memcpy(there.v, here.v, bytes);
+        }
 }
 
 static void write_entries(void *to, const float *from, int64_t n, bool half)
@@ -73,7 +87,7 @@ void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, in
 {
     for (int64_t j = 0; j < n; j++)
         for (int head = 0; head < shape->n_kv; head++, k += shape->head_dim, v += shape->head_dim) {
-            const bw_cache there = cache_at(cache, head * cache.head + (first + j) * cache.row);
+            const bw_cache there = bw_cache_at(cache, head * cache.head + (first + j) * cache.row);
             write_entries(there.k, k, shape->head_dim, cache.half);
             write_entries(there.v, v, shape->head_dim, cache.half);
         }
@@ -88,7 +102,7 @@ static void widen(float *to, const uint16_t *from, int64_t row, int64_t keys, in
 
 static void take_span(span *s, bw_cache cache, int64_t first, int64_t keys, int head_dim)
 {
-    const bw_cache here = cache_at(cache, first * cache.row);
+    const bw_cache here = bw_cache_at(cache, first * cache.row);
     s->k = here.half ? s->wide[0] : here.k, s->v = here.half ? s->wide[1] : here.v, s->ld = here.half ? head_dim : here.row;
     if (!here.half)
         return;
@@ -410,7 +424,7 @@ void bw_attention_cached(const bw_attention *shape, float *out, const float *q, 
         for (int row = 0; row < n_new; row++)
             for (int head = 0; head < shape->n_kv; head++) {
                 const int64_t at = row * ldq + (int64_t)head * group * shape->head_dim;
-                single_row_of_group(shape, out + at, q + at, before + row, cache_at(cache, head * cache.head));
+                single_row_of_group(shape, out + at, q + at, before + row, bw_cache_at(cache, head * cache.head));
             }
         return;
     }
@@ -419,6 +433,6 @@ void bw_attention_cached(const bw_attention *shape, float *out, const float *q, 
         for (int head = 0; head < shape->n_head; head++) {
             block b = block_of(shape, before + first, n_new - first < QUERIES ? n_new - first : QUERIES);
             const int64_t at = first * ldq + (int64_t)head * shape->head_dim;
-            forward_block(&b, out + at, ldq, NULL, q + at, ldq, cache_at(cache, head / group * cache.head));
+            forward_block(&b, out + at, ldq, NULL, q + at, ldq, bw_cache_at(cache, head / group * cache.head));
         }
 }

@@ -24,7 +24,7 @@ enum {
 };
 
 static struct {
-    bw_onednn_buffer a, b, c;
+    bw_onednn_buffer a, b;
 } kept;
 
 static int64_t entry_bytes(void)
@@ -113,15 +113,6 @@ static void *take(bw_onednn_buffer *buffer, const operand *x, int64_t rows, int6
 
 /* ---- multiply ------------------------------------------------------------------------------------------------------ */
 
-/* Rows that go straight to c: whole groups of them, where c is dense and oneDNN has a fast kernel for what is to be done with it. */
-static int64_t straight_rows(const bw_gemm_call *call, const bw_onednn_shape *shape)
-{
-    const bool plain = call->alpha == 1.0f && call->beta == 0.0f, few = call->m % ROWS != 0 && call->m <= FEW_ROWS;
-    if (call->ldc != call->n || few || (call->beta != 0.0f && call->beta != 1.0f))
-        return 0;
-    return shape->m > 0 && (plain || bw_onednn_is_fast(shape)) ? shape->m : 0;
-}
-
 /* Of a packed weight: its part for x W^T, then, where it was asked for, that for dy W. */
 static void *packed_part(const bw_gemm_call *call)
 {
@@ -138,15 +129,14 @@ static void multiply_rows(const bw_gemm_call *call)
     shape.ldb = shape.packed ? 0 : call->n;
     shape.alpha = call->alpha;
     shape.add = call->beta != 0.0f;
-    const int64_t whole = straight_rows(call, &shape);
+    const bool few = call->m % ROWS != 0 && call->m <= FEW_ROWS;
+    const int64_t whole = !few && shape.m > 0 && bw_onednn_goes_straight(call, &shape) ? shape.m : 0;
     if (whole > 0)
         bw_onednn_multiply(&shape, left, right, call->c);
     if (whole == call->m)
         return;
-    shape.m = rows - whole, shape.alpha = 1, shape.add = false;
-    float *sums = bw_onednn_reserve(&kept.c, shape.m * call->n * (int64_t)sizeof *sums);
-    bw_onednn_multiply(&shape, left + whole * k * entry_bytes(), right, sums);
-    bw_onednn_bring(call, whole, sums, call->n, 1);
+    shape.m = rows - whole;
+    bw_onednn_multiply_apart(call, shape, left + whole * k * entry_bytes(), right, whole, false);
 }
 
 /* C^T = op(B)^T A, where A would have to be turned and C has more rows than columns: the gradient of a LoRA's B. What is turned is then the smaller
@@ -156,9 +146,7 @@ static void multiply_turned(const bw_gemm_call *call)
     const int64_t rows = round_up(call->n, ROWS), k = round_up(call->k, DEPTH);
     const operand a = {call->b, call->ldb, call->n, call->k, !call->trans_b}, b = {call->a, call->lda, call->k, call->m, false};
     const bw_onednn_shape shape = {.m = rows, .n = call->m, .k = k, .lda = k, .ldb = call->m, .alpha = 1};
-    float *sums = bw_onednn_reserve(&kept.c, rows * call->m * (int64_t)sizeof *sums);
-    bw_onednn_multiply(&shape, take(&kept.a, &a, rows, k), take(&kept.b, &b, k, call->m), sums);
-    bw_onednn_bring(call, 0, sums, 1, call->m);
+    bw_onednn_multiply_apart(call, shape, take(&kept.a, &a, rows, k), take(&kept.b, &b, k, call->m), 0, true);
 }
 
 static void multiply(const bw_gemm_call *call)
@@ -199,7 +187,6 @@ static void stop(void)
     bw_onednn_stop();
     bw_onednn_release(&kept.a);
     bw_onednn_release(&kept.b);
-    bw_onednn_release(&kept.c);
 }
 
 static const char *missing(void)
@@ -235,13 +222,4 @@ static int start_full(int threads)
 const bw_gemm_backend bw_gemm_onednn = ONEDNN("bf16", "oneDNN in bf16", "bf16", missing, start);
 const bw_gemm_backend bw_gemm_onednn_full = ONEDNN("fp32", "oneDNN in the way of bf16", "f32", missing_nothing, start_full);
 
-#else
-
-static const char *missing(void)
-{
-    return "this build is without it";
-}
-
-const bw_gemm_backend bw_gemm_onednn = {.precision = "bf16", .name = "oneDNN in bf16", .weight_type = "bf16", .missing = missing};
-const bw_gemm_backend bw_gemm_onednn_full = {.precision = "fp32", .name = "oneDNN in the way of bf16", .weight_type = "f32", .missing = missing};
 #endif

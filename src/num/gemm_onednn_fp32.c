@@ -11,8 +11,6 @@ enum {
     DEPTH = 1024   /* of a sum over columns of a: from 2,000 on, how oneDNN cuts it depends on the number of threads */
 };
 
-static bw_onednn_buffer sums; /* of a product whose rows lie apart */
-
 static bw_onednn_shape shape_of(const bw_gemm_call *call)
 {
     bw_onednn_shape shape = {.m = call->m, .n = call->n, .k = call->k, .lda = call->lda, .trans_a = call->trans_a, .alpha = call->alpha};
@@ -21,12 +19,6 @@ static bw_onednn_shape shape_of(const bw_gemm_call *call)
     shape.trans_b = !shape.packed && call->trans_b;
     shape.add = call->beta != 0.0f;
     return shape;
-}
-
-/* Rows of c lie apart, or it is scaled: oneDNN would have to write elsewhere. */
-static bool is_apart(const bw_gemm_call *call)
-{
-    return call->ldc != call->n || (call->beta != 0.0f && call->beta != 1.0f);
 }
 
 /* The part of a plain product that sums from l on. */
@@ -44,16 +36,15 @@ static bw_gemm_call part_at(const bw_gemm_call *call, int64_t l)
 /* What is not packed and has no fast kernel is left to BLIS. oneDNN's other kernels, too, sum in an order that follows the number of threads. */
 static bool is_ours(const bw_gemm_call *call)
 {
-    const bool few = call->trans_b && call->m <= FEW_ROWS;
     if (call->weight)
         return true;
-    if (call->k <= 0 || few || is_apart(call))
+    if (call->k <= 0 || (call->trans_b && call->m <= FEW_ROWS))
         return false;
     bw_gemm_call part;
     for (int64_t l = 0; l < call->k; l += part.k) {
         part = part_at(call, l);
         const bw_onednn_shape shape = shape_of(&part);
-        if (!bw_onednn_is_fast(&shape))
+        if (!bw_onednn_goes_straight(&part, &shape) || !bw_onednn_is_fast(&shape))
             return false;
     }
     return true;
@@ -61,15 +52,11 @@ static bool is_ours(const bw_gemm_call *call)
 
 static void multiply_packed(const bw_gemm_call *call)
 {
-    bw_onednn_shape shape = shape_of(call);
-    if (!is_apart(call) && (!shape.add || bw_onednn_is_fast(&shape))) {
+    const bw_onednn_shape shape = shape_of(call);
+    if (bw_onednn_goes_straight(call, &shape))
         bw_onednn_multiply(&shape, call->a, call->weight, call->c);
-        return;
-    }
-    shape.add = false, shape.alpha = 1;
-    float *to = bw_onednn_reserve(&sums, call->m * call->n * (int64_t)sizeof *to);
-    bw_onednn_multiply(&shape, call->a, call->weight, to);
-    bw_onednn_bring(call, 0, to, call->n, 1);
+    else
+        bw_onednn_multiply_apart(call, shape, call->a, call->weight, 0, false);
 }
 
 static void multiply_plain(const bw_gemm_call *call)
@@ -108,12 +95,6 @@ static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, b
 
 /* ---- start ------------------------------------------------------------------------------------------------------------ */
 
-static void stop(void)
-{
-    bw_onednn_stop();
-    bw_onednn_release(&sums);
-}
-
 static const char *missing(void)
 {
     return bw_onednn_kernels(false) ? NULL : "this CPU has no AVX512";
@@ -132,18 +113,10 @@ const bw_gemm_backend bw_gemm_onednn_fp32 = {.precision = "fp32",
                                              .forward_only = true,
                                              .missing = missing,
                                              .start = start,
-                                             .stop = stop,
+                                             .stop = bw_onednn_stop,
                                              .describe = bw_onednn_describe,
                                              .multiply = multiply,
                                              .weight_bytes = weight_bytes,
                                              .pack = pack};
 
-#else
-
-static const char *missing(void)
-{
-    return "this build is without it";
-}
-
-const bw_gemm_backend bw_gemm_onednn_fp32 = {.precision = "fp32", .name = "oneDNN in fp32", .weight_type = "f32", .missing = missing};
 #endif

@@ -37,7 +37,7 @@ static struct {
     int n_products;
     layout layouts[MOST_LAYOUTS];
     int n_layouts;
-    bw_onednn_buffer workspace;
+    bw_onednn_buffer workspace, sums;
     char description[96];
 } state;
 
@@ -236,8 +236,19 @@ BW_HOT static void onednn_bring_row(float *c, const float *sums, int64_t step, i
             c[j] = alpha * sums[j * step] + beta * c[j];
 }
 
-void bw_onednn_bring(const bw_gemm_call *call, int64_t first, const float *sums, int64_t row_step, int64_t column_step)
+bool bw_onednn_goes_straight(const bw_gemm_call *call, const bw_onednn_shape *shape)
 {
+    if (call->ldc != call->n || (call->beta != 0.0f && call->beta != 1.0f))
+        return false;
+    return (shape->alpha == 1.0f && !shape->add) || bw_onednn_is_fast(shape);
+}
+
+void bw_onednn_multiply_apart(const bw_gemm_call *call, bw_onednn_shape shape, const void *a, const void *b, int64_t first, bool turned)
+{
+    float *sums = bw_onednn_reserve(&state.sums, shape.m * shape.n * (int64_t)sizeof *sums);
+    const int64_t row_step = turned ? 1 : shape.n, column_step = turned ? shape.n : 1;
+    shape.alpha = 1, shape.add = false;
+    bw_onednn_multiply(&shape, a, b, sums);
 #pragma omp parallel for schedule(static)
     for (int64_t i = first; i < call->m; i++)
         onednn_bring_row(call->c + i * call->ldc, sums + (i - first) * row_step, column_step, call->n, call->alpha, call->beta);
@@ -321,6 +332,7 @@ void bw_onednn_stop(void)
 {
     forget_products();
     bw_onednn_release(&state.workspace);
+    bw_onednn_release(&state.sums);
 }
 
 static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
@@ -375,4 +387,16 @@ int bw_onednn_check(const bw_gemm_backend *backend)
     return BW_OK;
 }
 
+#else
+#include "num/gemm.h"
+
+/* The table's rows in a build without oneDNN. */
+static const char *missing(void)
+{
+    return "this build is without it";
+}
+
+const bw_gemm_backend bw_gemm_onednn = {.precision = "bf16", .name = "oneDNN in bf16", .weight_type = "bf16", .missing = missing};
+const bw_gemm_backend bw_gemm_onednn_fp32 = {.precision = "fp32", .name = "oneDNN in fp32", .weight_type = "f32", .missing = missing};
+const bw_gemm_backend bw_gemm_onednn_full = {.precision = "fp32", .name = "oneDNN in the way of bf16", .weight_type = "f32", .missing = missing};
 #endif

@@ -37,8 +37,11 @@ void bw_onednn_stop(void);
 /* Does oneDNN have its fastest kind of kernel for this product? Scaling or adding may cost it that. */
 bool bw_onednn_is_fast(const bw_onednn_shape *shape);
 void bw_onednn_multiply(const bw_onednn_shape *shape, const void *a, const void *b, float *c);
-/* Rows of the call's c from `first` on = alpha * sums + beta * c; sums begin with that row, and lie row_step and column_step apart. */
-void bw_onednn_bring(const bw_gemm_call *call, int64_t first, const float *sums, int64_t row_step, int64_t column_step);
+/* Can the call's c be what oneDNN writes? It has to be dense, and where it is scaled or added to, there has to be a fast kernel that does so. */
+bool bw_onednn_goes_straight(const bw_gemm_call *call, const bw_onednn_shape *shape);
+/* Else: the product alone into memory of its own, from where one pass brings alpha * sums + beta * c to rows of the call's c from `first` on. turned:
+ * what is multiplied is the transpose of c. */
+void bw_onednn_multiply_apart(const bw_gemm_call *call, bw_onednn_shape shape, const void *a, const void *b, int64_t first, bool turned);
 
 /* A weight in the layout that oneDNN names for op(b), k x n: bytes, a whole number of cache lines; and packing from a plain matrix of the operands'
  * type, stored as it is (k rows of ld) or turned (n rows of ld). */

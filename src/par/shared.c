@@ -28,8 +28,7 @@ static int check_room(const bw_grid *grid, const bw_shared *shared, const char *
         return BW_OK;
     return bw_fail(BW_SYSTEM,
                    "%.1f MiB of shared memory for %s do not fit /dev/shm of node %d, which has %.1f MiB free: enlarge it, use more nodes, or need "
-                   "less: --weights "
-                   "stream, or --precision fp32 where the head is packed",
+                   "less with --weights stream",
                    needed / 1048576, purpose, grid->node, available / 1048576);
 }
 
