@@ -18,10 +18,24 @@ bool bw_gemm_is_half(void);          /* it multiplies bf16 */
 void bw_gemm_stop(void);             /* gives back the memory that products hold; the next one takes it again. Local. */
 const char *bw_gemm_precision(void); /* of the backend that was chosen: "fp32" or "bf16" */
 const char *bw_gemm_describe(void);  /* e.g. "BLIS 0.9.0, kernels zen3, 2 threads", and what would have been better and why it is not here */
+/* What a product reads: a row-major matrix x with leading dimension ld. Products in bf16 round it each time; what enters several products is rounded
+ * once, by bw_operand_ready or bw_operand_drop, into memory of the caller's. */
+typedef struct bw_operand {
+    const float *x; /* NULL: only what is ready is there */
+    int64_t ld;
+    const void *ready; /* the matrix in the type that is multiplied; NULL: x is taken as it lies */
+} bw_operand;
+static inline bw_operand bw_operand_of(const float *x, int64_t ld)
+{
+    return (bw_operand){x, ld, 0};
+}
+/* x[rows, cols], dense, for several products; memory: bw_operand_bytes of the backend that is started, from a cache line on, and nothing (0 bytes,
+ * NULL) where products read fp32 as it lies. Changes in x are not seen afterwards. Runs on all threads. */
+int64_t bw_operand_bytes(int64_t rows, int64_t cols);
+bw_operand bw_operand_ready(void *memory, const float *x, int64_t rows, int64_t cols);
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
  * beta == 0 writes C without reading it. m, n or k may be 0. Runs on all threads: not to be called inside a parallel region. */
-void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-             float beta, float *c, int64_t ldc);
+void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, bw_operand a, bw_operand b, float beta, float *c, int64_t ldc);
 /* A frozen weight W[rows, cols] is prepared once, in the form that its products like: the dense matrix itself, which may be filled in place
  * (bw_weight_is_dense), or packed from one. The form depends on the precision, and on whether it serves the forward product alone or that of the
  * backward pass too. Starts on a cache line. Local; packing runs on all threads. */
@@ -35,7 +49,7 @@ int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward);
 void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
 /* C[m,n] = A[m,k] op(W) + beta * C with W prepared, A dense, C with leading dimension ldc: a layer's forward product with W^T (W is n x k), or dX
  * with W (k x n). */
-void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, bw_weight weight, float beta, float *c, int64_t ldc);
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, bw_weight weight, float beta, float *c, int64_t ldc);
 double bw_gemm_flops(void); /* of all calls so far */
 /* Multiply-adds in registers on every thread, as fast as this CPU does them; returns how many flops that was. *result: 24 per thread. */
 double bw_fma_burst(int64_t rounds, float *result);
@@ -77,6 +91,10 @@ void bw_dropout_draw(uint32_t *kept, const int32_t *samples, const int32_t *posi
 /* y = what is kept of x, scaled by 1/(1-p); y may be x. The second adds it to y. */
 void bw_dropout(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
 void bw_dropout_add(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
+/* What is kept of x for products, as bw_dropout and then bw_operand_ready would give it; memory: bw_operand_drop_bytes. It is not to be turned over
+ * on the left of a product (C = A^T B) where the right operand came from here too. */
+int64_t bw_operand_drop_bytes(int64_t T, int64_t C);
+bw_operand bw_operand_drop(void *memory, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
 void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and every OpenMP thread: after their number is set */
 
 /* ---- attention: packed, causal within each sequence, grouped heads ----------------------------------------------
@@ -113,7 +131,8 @@ void bw_attention_cached(const bw_attention *shape, float *out, const float *q, 
 
 /* ---- loss: cross-entropy of answer rows, the vocabulary walked in chunks (no T x V logits) -----------------------
  * h[n][C] are the rows with a target, head[V][C]; targets[n]. loss[n] gets each row's loss; where dh is not NULL it gets
- * scale * d(sum loss)/dh. cap: 30 for Gemma's final soft-cap, 0 none. scratch: bw_loss_scratch(n, C) floats. */
+ * scale * d(sum loss)/dh. cap: 30 for Gemma's final soft-cap, 0 none. scratch: bw_loss_scratch(n, C) floats, from a cache line on,
+ * as many as the backend that is started asks for. */
 int64_t bw_loss_scratch(int64_t n, int64_t C);
 void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V,
              float cap, float *scratch);

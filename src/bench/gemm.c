@@ -27,9 +27,10 @@ static int multiply(void *context)
 {
     const product *p = context;
     if (p->frozen)
-        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, p->a, (bw_weight){p->weight, bw_weight_is_dense(p->backward), p->backward}, 0, p->c, p->n);
+        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, bw_operand_of(p->a, p->k), (bw_weight){p->weight, bw_weight_is_dense(p->backward), p->backward},
+                       0, p->c, p->n);
     else
-        bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, p->a, lda(p), p->b, ldb(p), 0, p->c, p->n);
+        bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, bw_operand_of(p->a, lda(p)), bw_operand_of(p->b, ldb(p)), 0, p->c, p->n);
     return BW_OK;
 }
 

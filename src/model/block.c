@@ -77,10 +77,23 @@ static int64_t angle_floats(const bw_spec *spec, int64_t positions)
     return positions * spec->head_dim / 2;
 }
 
+/* Memory for what products read: the widest input or output of a target. */
+static int64_t ready_bytes(const bw_spec *spec, int64_t max_tokens)
+{
+    return bw_operand_bytes(max_tokens, widest_input(spec));
+}
+
 int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens, int64_t positions)
 {
-    const int64_t of_lora = adapter ? 2 * widest_input(spec) + largest_rank_of_all(adapter) : 0;
-    return 2 * angle_floats(spec, positions) + max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank);
+    const int64_t of_lora = adapter ? widest_input(spec) + largest_rank_of_all(adapter) : 0;
+    const int64_t ready = ready_bytes(spec, max_tokens) * (adapter ? 2 : 1) + (adapter ? bw_operand_drop_bytes(max_tokens, widest_input(spec)) : 0);
+    return 2 * angle_floats(spec, positions) + max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank) + ready / (int64_t)sizeof(float);
+}
+
+static int take_bytes(void **memory, int64_t bytes)
+{
+    *memory = bytes > 0 ? bw_calloc(bytes, 1, "activations") : NULL;
+    return *memory || bytes <= 0 ? BW_OK : BW_SYSTEM;
 }
 
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions)
@@ -96,8 +109,10 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
     BW_TRY(BW_NEW(block->hidden, max_tokens * spec->d_ff, "activations"));
     if (bw_store_side_rank(store) > 0)
         BW_TRY(BW_NEW(block->side, max_tokens * bw_store_side_rank(store), "activations"));
+    BW_TRY(take_bytes(&block->ready_x, ready_bytes(spec, max_tokens)));
     if (lora) {
-        BW_TRY(BW_NEW(block->dropped, max_tokens * widest_input(spec), "activations"));
+        BW_TRY(take_bytes(&block->ready_dy, ready_bytes(spec, max_tokens)));
+        BW_TRY(take_bytes(&block->dropped, bw_operand_drop_bytes(max_tokens, widest_input(spec))));
         BW_TRY(BW_NEW(block->d_wide, max_tokens * widest_input(spec), "activations"));
         BW_TRY(BW_NEW(block->d_low, max_tokens * largest_rank_of_all(adapter_of(lora)), "activations"));
     }
@@ -110,6 +125,8 @@ void bw_block_free(bw_block *block)
     bw_free(block->sines);
     bw_free(block->normed);
     bw_free(block->hidden);
+    bw_free(block->ready_x);
+    bw_free(block->ready_dy);
     bw_free(block->dropped);
     bw_free(block->d_wide);
     bw_free(block->d_low);
@@ -247,37 +264,48 @@ static void draw_mask(const bw_block *block, const bw_rows_of *rows, int layer, 
 }
 
 /* The LoRA's input: x itself, or x with this target's mask applied (made again in the backward pass, not kept). */
-static const float *lora_input(const bw_block *block, int64_t T, const uint32_t *kept, const float *x, int64_t width)
+static bw_operand lora_input(const bw_block *block, int64_t T, const uint32_t *kept, bw_operand x, int64_t width)
 {
-    if (block->dropout <= 0)
-        return x;
-    bw_dropout(block->dropped, x, kept, block->dropout, T, width);
-    return block->dropped;
+    return block->dropout > 0 ? bw_operand_drop(block->dropped, x.x, kept, block->dropout, T, width) : x;
+}
+
+/* What the targets read that have x, T x width, for input. */
+static bw_operand input_of(const bw_block *block, int64_t T, const float *x, int64_t width)
+{
+    return bw_operand_ready(block->ready_x, x, T, width);
+}
+
+/* The same for their backward pass, where only LoRAs read it, each what its dropout leaves. */
+static bw_operand input_again(const bw_block *block, int64_t T, const float *x, int64_t width)
+{
+    return block->dropout > 0 ? bw_operand_of(x, width) : input_of(block, T, x, width);
 }
 
 /* Frozen adapters beside the weight: y += scaling * (x A^T) B^T. */
-static void add_sides(const bw_block *block, int64_t T, const bw_layer *weights, bw_target target, const projection *p, const float *x, float *y)
+static void add_sides(const bw_block *block, int64_t T, const bw_layer *weights, bw_target target, const projection *p, bw_operand x, float *y)
 {
     for (int i = 0; i < weights->n_sides[target]; i++) {
         const bw_side *side = &weights->sides[target][i];
-        bw_gemm(false, true, T, side->r, p->in, 1, x, p->in, side->A, p->in, 0, block->side, side->r);
-        bw_gemm(false, true, T, p->out, side->r, side->scaling, block->side, side->r, side->B, side->r, 1, y, p->out);
+        const bw_operand low = bw_operand_of(block->side, side->r);
+        bw_gemm(false, true, T, side->r, p->in, 1, x, bw_operand_of(side->A, p->in), 0, block->side, side->r);
+        bw_gemm(false, true, T, p->out, side->r, side->scaling, low, bw_operand_of(side->B, side->r), 1, y, p->out);
     }
 }
 
 /* dx += scaling * (dy B) A */
-static void add_sides_backward(const bw_block *block, int64_t T, const bw_layer *weights, bw_target target, const projection *p, const float *dy,
+static void add_sides_backward(const bw_block *block, int64_t T, const bw_layer *weights, bw_target target, const projection *p, bw_operand dy,
                                float *dx)
 {
     for (int i = 0; i < weights->n_sides[target]; i++) {
         const bw_side *side = &weights->sides[target][i];
-        bw_gemm(false, false, T, side->r, p->out, side->scaling, dy, p->out, side->B, side->r, 0, block->side, side->r);
-        bw_gemm(false, false, T, p->in, side->r, 1, block->side, side->r, side->A, p->in, 1, dx, p->in);
+        const bw_operand low = bw_operand_of(block->side, side->r);
+        bw_gemm(false, false, T, side->r, p->out, side->scaling, dy, bw_operand_of(side->B, side->r), 0, block->side, side->r);
+        bw_gemm(false, false, T, p->in, side->r, 1, low, bw_operand_of(side->A, p->in), 1, dx, p->in);
     }
 }
 
 /* y = beta * y + x W^T + scaling * (drop(x) A^T) B^T */
-static void project(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, bw_target target, const float *x, float beta,
+static void project(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, bw_target target, bw_operand x, float beta,
                     float *y, const bw_saved *saved)
 {
     float *low = saved->low[target];
@@ -288,18 +316,21 @@ static void project(const bw_block *block, const bw_rows_of *rows, const bw_laye
     if (!p.lora)
         return;
     draw_mask(block, rows, layer, target, saved->kept[target], p.in);
-    const float *input = lora_input(block, rows->T, saved->kept[target], x, p.in);
-    bw_gemm(false, true, rows->T, p.lora->r, p.in, 1, input, p.in, p.lora->A, p.in, 0, low, p.lora->r);
-    bw_gemm(false, true, rows->T, p.out, p.lora->r, p.lora->scaling, low, p.lora->r, p.lora->B, p.lora->r, 1, y, p.out);
+    const bw_operand input = lora_input(block, rows->T, saved->kept[target], x, p.in);
+    const int r = p.lora->r;
+    bw_gemm(false, true, rows->T, r, p.in, 1, input, bw_operand_of(p.lora->A, p.in), 0, low, r);
+    bw_gemm(false, true, rows->T, p.out, r, p.lora->scaling, bw_operand_of(low, r), bw_operand_of(p.lora->B, r), 1, y, p.out);
 }
 
 /* dA, dB of the views are written; dx = beta * dx + the gradient of x, unless dx is NULL. */
-static void project_backward(const bw_block *block, int64_t T, const bw_layer *weights, int layer, bw_target target, const float *x,
-                             const bw_saved *saved, const float *dy, float beta, float *dx)
+static void project_backward(const bw_block *block, int64_t T, const bw_layer *weights, int layer, bw_target target, bw_operand x,
+                             const bw_saved *saved, const float *d_out, float beta, float *dx)
 {
     projection p = projection_of(block, layer, target);
-    const float *low = saved->low[target];
     const uint32_t *kept = saved->kept[target];
+    if (!dx && !p.lora)
+        return;
+    const bw_operand dy = bw_operand_ready(block->ready_dy, d_out, T, p.out);
     if (dx) {
         bw_gemm_weight(false, T, p.in, p.out, dy, weights->weight[target], beta, dx, p.in);
         bw_store_progress(block->store);
@@ -309,17 +340,17 @@ static void project_backward(const bw_block *block, int64_t T, const bw_layer *w
         return;
     int r = p.lora->r;
     float scaling = p.lora->scaling;
-    bw_gemm(true, false, p.out, r, T, scaling, dy, p.out, low, r, 0, p.lora->dB, r);
-    bw_gemm(false, false, T, r, p.out, scaling, dy, p.out, p.lora->B, r, 0, block->d_low, r);
-    const float *input = lora_input(block, T, kept, x, p.in);
-    bw_gemm(true, false, r, p.in, T, 1, block->d_low, r, input, p.in, 0, p.lora->dA, p.in);
+    const bw_operand A = bw_operand_of(p.lora->A, p.in), d_low = bw_operand_of(block->d_low, r);
+    bw_gemm(true, false, p.out, r, T, scaling, dy, bw_operand_of(saved->low[target], r), 0, p.lora->dB, r);
+    bw_gemm(false, false, T, r, p.out, scaling, dy, bw_operand_of(p.lora->B, r), 0, block->d_low, r);
+    bw_gemm(true, false, r, p.in, T, 1, d_low, lora_input(block, T, kept, x, p.in), 0, p.lora->dA, p.in);
     if (!dx)
         return;
     if (block->dropout <= 0) {
-        bw_gemm(false, false, T, p.in, r, 1, block->d_low, r, p.lora->A, p.in, 1, dx, p.in);
+        bw_gemm(false, false, T, p.in, r, 1, d_low, A, 1, dx, p.in);
         return;
     }
-    bw_gemm(false, false, T, p.in, r, 1, block->d_low, r, p.lora->A, p.in, 0, block->d_wide, p.in);
+    bw_gemm(false, false, T, p.in, r, 1, d_low, A, 0, block->d_wide, p.in);
     bw_dropout_add(dx, block->d_wide, kept, block->dropout, T, p.in);
 }
 
@@ -359,9 +390,10 @@ static void activate(const bw_block *block, int64_t T, const bw_saved *saved)
 void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved)
 {
     norm_before_attention(block, rows->T, weights, x, saved);
-    project(block, rows, weights, layer, BW_Q, block->normed, 0, saved->q, saved);
-    project(block, rows, weights, layer, BW_K, block->normed, 0, saved->k, saved);
-    project(block, rows, weights, layer, BW_V, block->normed, 0, saved->v, saved);
+    const bw_operand normed = input_of(block, rows->T, block->normed, block->spec->d_model);
+    project(block, rows, weights, layer, BW_Q, normed, 0, saved->q, saved);
+    project(block, rows, weights, layer, BW_K, normed, 0, saved->k, saved);
+    project(block, rows, weights, layer, BW_V, normed, 0, saved->v, saved);
     rotate(block, rows, saved->q, block->spec->n_head, false);
     rotate(block, rows, saved->k, block->spec->n_kv, false);
 }
@@ -369,15 +401,18 @@ void bw_block_inputs_forward(const bw_block *block, const bw_rows_of *rows, cons
 void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, const bw_layer *weights, int layer, const float *x, bw_saved *saved,
                              float *out)
 {
-    size_t stream_bytes = (size_t)(rows->T * block->spec->d_model) * sizeof(float);
+    const bw_spec *spec = block->spec;
+    const size_t stream_bytes = (size_t)(rows->T * spec->d_model) * sizeof(float);
+    const bw_operand mixed = input_of(block, rows->T, saved->mixed, (int64_t)spec->n_head * spec->head_dim);
     memcpy(saved->middle, x, stream_bytes);
-    project(block, rows, weights, layer, BW_O, saved->mixed, 1, saved->middle, saved);
+    project(block, rows, weights, layer, BW_O, mixed, 1, saved->middle, saved);
     norm_before_mlp(block, rows->T, weights, saved);
-    project(block, rows, weights, layer, BW_GATE, block->normed, 0, saved->gate, saved);
-    project(block, rows, weights, layer, BW_UP, block->normed, 0, saved->up, saved);
+    const bw_operand normed = input_of(block, rows->T, block->normed, spec->d_model);
+    project(block, rows, weights, layer, BW_GATE, normed, 0, saved->gate, saved);
+    project(block, rows, weights, layer, BW_UP, normed, 0, saved->up, saved);
     activate(block, rows->T, saved);
     memcpy(out, saved->middle, stream_bytes);
-    project(block, rows, weights, layer, BW_DOWN, block->hidden, 1, out, saved);
+    project(block, rows, weights, layer, BW_DOWN, input_of(block, rows->T, block->hidden, spec->d_ff), 1, out, saved);
 }
 
 static bool trains(const bw_block *block, int layer, unsigned mask)
@@ -393,16 +428,21 @@ static void mlp_backward(const bw_block *block, int64_t T, const bw_layer *weigh
 {
     float *d_gate = slopes->wide_a, *d_up = slopes->wide_b, *d_normed = need_dx ? slopes->normed : NULL;
     bool inner = need_dx || trains(block, layer, 1u << BW_GATE | 1u << BW_UP);
-    if (trains(block, layer, 1u << BW_DOWN))
+    bw_operand hidden = {0}, normed = {0};
+    if (trains(block, layer, 1u << BW_DOWN)) {
         activate(block, T, saved);
-    project_backward(block, T, weights, layer, BW_DOWN, block->hidden, saved, dx, 0, inner ? d_up : NULL);
+        hidden = input_again(block, T, block->hidden, block->spec->d_ff);
+    }
+    project_backward(block, T, weights, layer, BW_DOWN, hidden, saved, dx, 0, inner ? d_up : NULL);
     if (!inner)
         return;
     bw_swiglu_backward(d_gate, d_up, d_up, saved->gate, saved->up, T * block->spec->d_ff);
-    if (trains(block, layer, 1u << BW_GATE | 1u << BW_UP))
+    if (trains(block, layer, 1u << BW_GATE | 1u << BW_UP)) {
         norm_before_mlp(block, T, weights, saved);
-    project_backward(block, T, weights, layer, BW_GATE, block->normed, saved, d_gate, 0, d_normed);
-    project_backward(block, T, weights, layer, BW_UP, block->normed, saved, d_up, 1, d_normed);
+        normed = input_again(block, T, block->normed, block->spec->d_model);
+    }
+    project_backward(block, T, weights, layer, BW_GATE, normed, saved, d_gate, 0, d_normed);
+    project_backward(block, T, weights, layer, BW_UP, normed, saved, d_up, 1, d_normed);
     if (need_dx)
         norm_backward(block, T, dx, d_normed, saved->middle, saved->inv_rms_mlp, weights->norm_mlp);
 }
@@ -411,21 +451,26 @@ static void attention_backward(const bw_block *block, const bw_rows_of *rows, co
                                const float *x, const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
 {
     const bw_spec *spec = block->spec;
-    const int64_t T = rows->T;
+    const int64_t T = rows->T, query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
     bool inner = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V);
-    project_backward(block, T, weights, layer, BW_O, saved->mixed, saved, dx, 0, inner ? slopes->mixed : NULL);
+    bw_operand mixed = {0}, normed = {0};
+    if (trains(block, layer, 1u << BW_O))
+        mixed = input_again(block, T, saved->mixed, query);
+    project_backward(block, T, weights, layer, BW_O, mixed, saved, dx, 0, inner ? slopes->mixed : NULL);
     if (!inner)
         return;
     bw_attention_backward(&block->attention, slopes->q, slopes->k, slopes->v, slopes->mixed, saved->mixed, saved->lse, saved->q, saved->k, saved->v,
-                          (int64_t)spec->n_head * spec->head_dim, (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq);
+                          query, key, batch->offsets, batch->n_seq);
     rotate(block, rows, slopes->q, spec->n_head, true);
     rotate(block, rows, slopes->k, spec->n_kv, true);
     float *d_normed = need_dx ? slopes->normed : NULL;
-    if (trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V))
+    if (trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V)) {
         norm_before_attention(block, T, weights, x, saved);
-    project_backward(block, T, weights, layer, BW_Q, block->normed, saved, slopes->q, 0, d_normed);
-    project_backward(block, T, weights, layer, BW_K, block->normed, saved, slopes->k, 1, d_normed);
-    project_backward(block, T, weights, layer, BW_V, block->normed, saved, slopes->v, 1, d_normed);
+        normed = input_again(block, T, block->normed, spec->d_model);
+    }
+    project_backward(block, T, weights, layer, BW_Q, normed, saved, slopes->q, 0, d_normed);
+    project_backward(block, T, weights, layer, BW_K, normed, saved, slopes->k, 1, d_normed);
+    project_backward(block, T, weights, layer, BW_V, normed, saved, slopes->v, 1, d_normed);
     if (need_dx)
         norm_backward(block, T, dx, d_normed, x, saved->inv_rms_attention, weights->norm_attention);
 }

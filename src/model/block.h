@@ -17,9 +17,11 @@ typedef struct bw_block {
     uint64_t seed;
     uint32_t step;
     /* scratch for T rows: what a layer's projections read, made again in the backward pass, which takes less than keeping it (a fifth of all that is
-     * kept); then a target's dropped input, its gradient, and T x r of a gradient */
+     * kept); a target's input and the gradient of its output, ready for products, and what dropout left of the input; the gradient of the dropped
+     * input, and T x r of a gradient */
     float *normed, *hidden; /* T x C; T x F, silu(gate) * up */
-    float *dropped, *d_wide, *d_low;
+    void *ready_x, *ready_dy, *dropped;
+    float *d_wide, *d_low;
     float *side; /* the same of a frozen adapter beside its weight; NULL where none is */
 } bw_block;
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions);

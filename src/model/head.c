@@ -61,7 +61,7 @@ void bw_head_choose(const bw_head *head, int64_t rows, const float *x, float *sc
         highest[i] = -INFINITY, best[i] = 0;
     for (int64_t first = 0; first < spec->vocab; first += PART) {
         const int64_t width = part_rows(spec, first);
-        bw_gemm_weight(true, rows, width, spec->d_model, x, part(head, first), 0, scratch, width);
+        bw_gemm_weight(true, rows, width, spec->d_model, bw_operand_of(x, spec->d_model), part(head, first), 0, scratch, width);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
             const int64_t found = bw_argmax(scratch + i * width, width);

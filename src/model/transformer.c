@@ -284,7 +284,7 @@ int bw_transformer_logits(bw_transformer *t, const bw_batch *batch, float *out)
     int64_t C = t->spec->d_model, V = t->spec->vocab;
     bw_rmsnorm_forward(t->normed, t->inv_rms, t->x[t->spec->n_layer], bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps,
                        batch->T, C);
-    bw_gemm(false, true, batch->T, V, C, 1, t->normed, C, bw_store_head(t->store), C, 0, out, V);
+    bw_gemm(false, true, batch->T, V, C, 1, bw_operand_of(t->normed, C), bw_operand_of(bw_store_head(t->store), C), 0, out, V);
     return BW_OK;
 }
 

@@ -7,6 +7,7 @@
 #include "breakwater/base.h"
 #include "breakwater/num.h"
 #include "num/draw.h"
+#include "num/dropout.h"
 #include "num/hot.h"
 #include <math.h>
 #include <string.h>
@@ -50,7 +51,7 @@ static uint32_t threshold_of(float p)
     return (uint32_t)lrintf(p * 65536.0f);
 }
 
-static float scale_of(float p)
+float bw_drop_scale(float p)
 {
     const uint32_t threshold = threshold_of(p);
     return threshold < 65536 ? 65536.0f / (float)(65536 - threshold) : 0.0f;
@@ -94,7 +95,7 @@ BW_INLINE void apply_row(float *y, const float *x, const uint32_t *kept, float s
         apply_word(y + whole * WORD, x + whole * WORD, kept[whole], scale, (int)(C % WORD), add);
 }
 
-BW_HOT static void drop_row(float *y, const float *x, const uint32_t *kept, float scale, int64_t C)
+BW_HOT void bw_drop_row(float *y, const float *x, const uint32_t *kept, float scale, int64_t C)
 {
     apply_row(y, x, kept, scale, C, false);
 }
@@ -106,15 +107,15 @@ BW_HOT static void drop_row_add(float *y, const float *x, const uint32_t *kept, 
 
 void bw_dropout(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C)
 {
-    const float scale = scale_of(p);
+    const float scale = bw_drop_scale(p);
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < T; t++)
-        drop_row(y + t * C, x + t * C, kept + t * bw_mask_words(C), scale, C);
+        bw_drop_row(y + t * C, x + t * C, kept + t * bw_mask_words(C), scale, C);
 }
 
 void bw_dropout_add(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C)
 {
-    const float scale = scale_of(p);
+    const float scale = bw_drop_scale(p);
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < T; t++)
         drop_row_add(y + t * C, x + t * C, kept + t * bw_mask_words(C), scale, C);

@@ -50,6 +50,11 @@ int bw_gemm_start(const char *precision, int threads)
     return status;
 }
 
+const bw_gemm_backend *bw_gemm_backend_chosen(void)
+{
+    return chosen;
+}
+
 int bw_gemm_place(void)
 {
     for (int i = 0; i < BACKENDS; i++)
@@ -90,6 +95,12 @@ const char *bw_gemm_describe(void)
 
 /* ---- products ------------------------------------------------------------------------------------------------------ */
 
+static void refuse(const char *what)
+{
+    fprintf(stderr, "breakwater: error: %s: this is a bug\n", what);
+    abort();
+}
+
 static void multiply(const bw_gemm_call *call)
 {
     if (call->m <= 0 || call->n <= 0)
@@ -98,22 +109,25 @@ static void multiply(const bw_gemm_call *call)
     atomic_fetch_add_explicit(&flops, 2 * call->m * call->n * call->k, memory_order_relaxed);
 }
 
-void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-             float beta, float *c, int64_t ldc)
+void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, bw_operand a, bw_operand b, float beta, float *c, int64_t ldc)
 {
+    if (trans_a && !trans_b && !a.x && !b.x)
+        refuse("a product is to turn over one of two operands of which only copies are there");
     multiply(&(bw_gemm_call){.m = m,
                              .n = n,
                              .k = k,
                              .alpha = alpha,
                              .beta = beta,
-                             .a = a,
-                             .b = b,
+                             .a = a.x,
+                             .b = b.x,
                              .c = c,
-                             .lda = lda,
-                             .ldb = ldb,
+                             .lda = a.ld,
+                             .ldb = b.ld,
                              .ldc = ldc,
                              .trans_a = trans_a,
-                             .trans_b = trans_b});
+                             .trans_b = trans_b,
+                             .ready_a = a.ready,
+                             .ready_b = b.ready});
 }
 
 double bw_gemm_flops(void)
@@ -147,13 +161,12 @@ void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols
         chosen->pack(weight, dense, rows, cols, backward);
 }
 
-void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, const float *a, bw_weight weight, float beta, float *c, int64_t ldc)
+void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, bw_weight weight, float beta, float *c, int64_t ldc)
 {
-    bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a, .lda = k, .c = c, .ldc = ldc, .trans_b = trans};
-    if (!trans && !weight.backward) {
-        fprintf(stderr, "breakwater: error: a weight prepared for the forward product is asked for that of the backward pass: this is a bug\n");
-        abort();
-    }
+    bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a.x, .lda = a.ld, .c = c, .ldc = ldc, .trans_b = trans};
+    call.ready_a = a.ready;
+    if (!trans && !weight.backward)
+        refuse("a weight prepared for the forward product is asked for that of the backward pass");
     if (weight.dense)
         call.b = weight.data;
     else

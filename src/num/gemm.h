@@ -12,7 +12,12 @@ typedef struct bw_gemm_call {
     float *c;
     int64_t lda, ldb, ldc;
     bool trans_a, trans_b;
+    const void *ready_a, *ready_b; /* the operands as num/operand.c wrote them, or NULL; a or b may be NULL then */
 } bw_gemm_call;
+
+/* An operand that is ready has whole units of rows and columns, filled up with zeros: k of a tile of AMX. */
+enum { BW_READY_UNIT = 32 };
+int64_t bw_ready_ld(int64_t cols); /* entries from row to row */
 
 typedef struct bw_gemm_backend {
     const char *precision;        /* the value of --precision that asks for it */
@@ -27,7 +32,12 @@ typedef struct bw_gemm_backend {
     /* NULL, both: a frozen weight stays the dense matrix. */
     int64_t (*weight_bytes)(int64_t rows, int64_t cols, bool backward);
     void (*pack)(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
+    /* 0 and NULL: an operand is taken as it lies. */
+    int64_t entry_bytes;                                                /* of an operand that is ready */
+    void (*put)(void *ready, int64_t at, const float *from, int64_t n); /* n entries of it */
 } bw_gemm_backend;
+
+const bw_gemm_backend *bw_gemm_backend_chosen(void);
 
 extern const bw_gemm_backend bw_gemm_onednn;      /* bf16, where the CPU multiplies it */
 extern const bw_gemm_backend bw_gemm_onednn_fp32; /* fp32, where the CPU has AVX512 */

@@ -17,10 +17,10 @@
 #endif
 
 enum {
-    ROWS = 8,       /* rows of a product come in groups of this many: half a tile of AMX */
-    FEW_ROWS = 128, /* up to here a weight is read once for all rows, rather than a second time for the last group */
-    PIECE = 64,     /* columns that are turned over at a time */
-    DEPTH = 32      /* and what is summed over, where no packed weight says how much it is: k of a tile */
+    ROWS = 8,             /* rows of a product come in groups of this many: half a tile of AMX */
+    FEW_ROWS = 128,       /* up to here a weight is read once for all rows, rather than a second time for the last group */
+    PIECE = 64,           /* columns that are turned over at a time */
+    DEPTH = BW_READY_UNIT /* and what is summed over comes in units of this, where no packed weight says how much it is */
 };
 
 static struct {
@@ -119,41 +119,69 @@ static void *packed_part(const bw_gemm_call *call)
     return (char *)call->weight + (call->trans_b ? 0 : bw_onednn_weight_bytes(call->n, call->k));
 }
 
+/* op(A), m rows, for the left of a product whose k is shape->k. What is ready is taken where it need not be turned over. */
+static char *take_left(const bw_gemm_call *call, bw_onednn_shape *shape)
+{
+    const operand a = {call->a, call->lda, call->m, call->k, call->trans_a};
+    const bool ready = call->ready_a && !call->trans_a;
+    shape->lda = ready ? bw_ready_ld(call->k) : shape->k;
+    return ready ? (char *)call->ready_a : take(&kept.a, &a, round_up(call->m, ROWS), shape->k);
+}
+
+/* op(B) for its right: oneDNN turns it over itself, while it packs it. */
+static const void *take_right(const bw_gemm_call *call, bw_onednn_shape *shape)
+{
+    shape->packed = call->weight != NULL;
+    if (shape->packed)
+        return packed_part(call);
+    const int64_t rows = call->trans_b ? call->n : shape->k, cols = call->trans_b ? shape->k : call->n;
+    const operand stored = {call->b, call->ldb, call->trans_b ? call->n : call->k, call->trans_b ? call->k : call->n, false};
+    shape->trans_b = call->trans_b;
+    shape->ldb = call->ready_b ? bw_ready_ld(cols) : cols;
+    return call->ready_b ? call->ready_b : take(&kept.b, &stored, rows, cols);
+}
+
 static void multiply_rows(const bw_gemm_call *call)
 {
-    const int64_t rows = round_up(call->m, ROWS), k = call->weight ? call->k : round_up(call->k, DEPTH);
-    const operand a = {call->a, call->lda, call->m, call->k, call->trans_a}, b = {call->b, call->ldb, call->k, call->n, call->trans_b};
-    char *left = take(&kept.a, &a, rows, k);
-    void *right = call->weight ? packed_part(call) : take(&kept.b, &b, k, call->n);
-    bw_onednn_shape shape = {.m = call->m / ROWS * ROWS, .n = call->n, .k = k, .lda = k, .packed = call->weight != NULL};
-    shape.ldb = shape.packed ? 0 : call->n;
-    shape.alpha = call->alpha;
-    shape.add = call->beta != 0.0f;
+    bw_onednn_shape shape = {.m = call->m / ROWS * ROWS, .n = call->n, .alpha = call->alpha, .add = call->beta != 0.0f};
+    shape.k = call->weight ? call->k : round_up(call->k, DEPTH);
+    const char *left = take_left(call, &shape);
+    const void *right = take_right(call, &shape);
     const bool few = call->m % ROWS != 0 && call->m <= FEW_ROWS;
     const int64_t whole = !few && shape.m > 0 && bw_onednn_goes_straight(call, &shape) ? shape.m : 0;
     if (whole > 0)
         bw_onednn_multiply(&shape, left, right, call->c);
     if (whole == call->m)
         return;
-    shape.m = rows - whole;
-    bw_onednn_multiply_apart(call, shape, left + whole * k * entry_bytes(), right, whole, false);
+    shape.m = round_up(call->m, ROWS) - whole;
+    bw_onednn_multiply_apart(call, shape, left + whole * shape.lda * entry_bytes(), right, whole, false);
 }
 
 /* C^T = op(B)^T A, where A would have to be turned and C has more rows than columns: the gradient of a LoRA's B. What is turned is then the smaller
  * operand, and the result. */
 static void multiply_turned(const bw_gemm_call *call)
 {
-    const int64_t rows = round_up(call->n, ROWS), k = round_up(call->k, DEPTH);
-    const operand a = {call->b, call->ldb, call->n, call->k, !call->trans_b}, b = {call->a, call->lda, call->k, call->m, false};
-    const bw_onednn_shape shape = {.m = rows, .n = call->m, .k = k, .lda = k, .ldb = call->m, .alpha = 1};
-    bw_onednn_multiply_apart(call, shape, take(&kept.a, &a, rows, k), take(&kept.b, &b, k, call->m), 0, true);
+    const bw_gemm_call turned = {.m = call->n,
+                                 .n = call->m,
+                                 .k = call->k,
+                                 .a = call->b,
+                                 .b = call->a,
+                                 .lda = call->ldb,
+                                 .ldb = call->lda,
+                                 .trans_a = !call->trans_b,
+                                 .ready_a = call->ready_b,
+                                 .ready_b = call->ready_a};
+    bw_onednn_shape shape = {.m = round_up(call->n, ROWS), .n = call->m, .k = round_up(call->k, DEPTH), .alpha = 1};
+    const void *left = take_left(&turned, &shape), *right = take_right(&turned, &shape);
+    bw_onednn_multiply_apart(call, shape, left, right, 0, true);
 }
 
 static void multiply(const bw_gemm_call *call)
 {
+    const bool can_turn = call->b || call->trans_b; /* without b, its copy cannot be turned over */
     if (call->k <= 0)
         bw_gemm_blis.multiply(call); /* scales c */
-    else if (call->trans_a && call->m > call->n)
+    else if (call->trans_a && can_turn && (call->m > call->n || !call->a))
         multiply_turned(call);
     else
         multiply_rows(call);
@@ -214,12 +242,12 @@ static int start_full(int threads)
     return bw_onednn_check(&bw_gemm_onednn_full);
 }
 
-#define ONEDNN(precision_, name_, type_, missing_, start_)                                                                                           \
+#define ONEDNN(precision_, name_, type_, bytes_, missing_, start_)                                                                                   \
     {                                                                                                                                                \
         .precision = (precision_), .name = (name_), .weight_type = (type_), .missing = (missing_), .start = (start_), .stop = stop,                  \
-        .describe = bw_onednn_describe, .multiply = multiply, .weight_bytes = weight_bytes, .pack = pack                                             \
+        .describe = bw_onednn_describe, .multiply = multiply, .weight_bytes = weight_bytes, .pack = pack, .entry_bytes = (bytes_), .put = put        \
     }
-const bw_gemm_backend bw_gemm_onednn = ONEDNN("bf16", "oneDNN in bf16", "bf16", missing, start);
-const bw_gemm_backend bw_gemm_onednn_full = ONEDNN("fp32", "oneDNN in the way of bf16", "f32", missing_nothing, start_full);
+const bw_gemm_backend bw_gemm_onednn = ONEDNN("bf16", "oneDNN in bf16", "bf16", 2, missing, start);
+const bw_gemm_backend bw_gemm_onednn_full = ONEDNN("fp32", "oneDNN in the way of bf16", "f32", 4, missing_nothing, start_full);
 
 #endif

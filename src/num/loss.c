@@ -13,10 +13,15 @@ typedef struct row_state {
     float *highest, *sum, *target; /* running maximum, sum of exp(z - highest), logit of the target */
 } row_state;
 
+/* What products read, ready, then the logits and the state of each row. */
+static int64_t operand_floats(int64_t rows, int64_t C)
+{
+    return bw_operand_bytes(rows, C) / (int64_t)sizeof(float);
+}
+
 int64_t bw_loss_scratch(int64_t n, int64_t C)
 {
-    (void)C;
-    return n * (CHUNK + 3);
+    return operand_floats(n, C) + operand_floats(CHUNK, C) + n * (CHUNK + 3);
 }
 
 /* bw_row_exp() with z turned into exp(z - highest) * (1 - (z/cap)^2): the derivative of the cap goes with it. */
@@ -64,22 +69,26 @@ static void take_chunk(float *z, int64_t width, int64_t target, bool apart, floa
 void bw_loss(float *loss, float *dh, float scale, const float *h, const float *head, const int32_t *targets, int64_t n, int64_t C, int64_t V,
              float cap, float *scratch)
 {
+    if (n <= 0)
+        return;
     /* With bf16 operands the product takes a target's head row rounded. Times a weight near one, less the row itself, that would leave the rounding
      * of the row instead of what the weight lacks to one, which is the gradient of a row that is known well. So the target is kept out of the
      * product and of the sum, and comes with its own term, in fp32: what its weight lacks is the share of the others. */
     const bool apart = bw_gemm_is_half();
-    float *z = scratch;
-    row_state s = {scratch + n * CHUNK, scratch + n * (CHUNK + 1), scratch + n * (CHUNK + 2)};
+    float *rows_ready = scratch, *words_ready = rows_ready + operand_floats(n, C), *z = words_ready + operand_floats(CHUNK, C);
+    row_state s = {z + n * CHUNK, z + n * (CHUNK + 1), z + n * (CHUNK + 2)};
+    const bw_operand rows = bw_operand_ready(rows_ready, h, n, C);
     for (int64_t i = 0; i < n; i++)
         s.highest[i] = -INFINITY, s.sum[i] = 0, s.target[i] = 0;
     for (int64_t first = 0; first < V; first += CHUNK) {
         int64_t width = V - first < CHUNK ? V - first : CHUNK;
-        bw_gemm(false, true, n, width, C, 1.0f, h, C, head + first * C, C, 0.0f, z, CHUNK);
+        const bw_operand words = bw_operand_ready(words_ready, head + first * C, width, C);
+        bw_gemm(false, true, n, width, C, 1.0f, rows, words, 0.0f, z, CHUNK);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < n; i++)
             take_chunk(z + i * CHUNK, width, targets[i] - first, apart, cap, &s, i, dh && first > 0 ? dh + i * C : NULL, C);
         if (dh)
-            bw_gemm(false, false, n, C, width, 1.0f, z, CHUNK, head + first * C, C, first > 0 ? 1.0f : 0.0f, dh, C);
+            bw_gemm(false, false, n, C, width, 1.0f, bw_operand_of(z, CHUNK), words, first > 0 ? 1.0f : 0.0f, dh, C);
     }
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {

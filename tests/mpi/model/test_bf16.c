@@ -287,7 +287,7 @@ static void check_head_rows(const bw_head *head, const float *words, int64_t row
     for (int64_t i = 0; i < rows * C; i++)
         x[i] = words[(i / C * 97 + 4095) % V * C + i % C] + 0.1f * test_b(3, (int)(i % 7), i, i / 13);
     bw_head_choose(head, rows, x, scratch, highest, best);
-    bw_gemm(false, true, rows, V, C, 1, x, C, words, C, 0, whole, V);
+    bw_gemm(false, true, rows, V, C, 1, bw_operand_of(x, C), bw_operand_of(words, C), 0, whole, V);
     int64_t wrong = 0, second = 0;
     for (int64_t i = 0; i < rows; i++) {
         const float *row = whole + i * V;

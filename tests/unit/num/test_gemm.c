@@ -36,7 +36,7 @@ static void check_product(product p)
     for (int64_t i = 0; p.beta == 0.0f && i < p.m; i++)
         for (int64_t j = 0; j < p.n; j++)
             c[i * ldc + j] = NAN; /* beta 0 does not read c */
-    bw_gemm(p.trans_a, p.trans_b, p.m, p.n, p.k, p.alpha, a, lda, b, ldb, p.beta, c, ldc);
+    bw_gemm(p.trans_a, p.trans_b, p.m, p.n, p.k, p.alpha, bw_operand_of(a, lda), bw_operand_of(b, ldb), p.beta, c, ldc);
     for (int64_t i = 0; i < p.m + 1; i++)
         for (int64_t j = 0; j < ldc; j++) {
             double size, wanted = (double)before[i * ldc + j];
@@ -68,13 +68,13 @@ static void empty_sizes_touch_nothing_and_k_zero_scales_c(void **state)
 {
     (void)state;
     float a[4] = {1, 2, 3, 4}, c[4] = {1, 2, 3, 4};
-    bw_gemm(false, false, 0, 2, 2, 1, a, 2, a, 2, 0, c, 2);
-    bw_gemm(false, true, 2, 0, 2, 1, a, 2, a, 2, 0, c, 2);
+    bw_gemm(false, false, 0, 2, 2, 1, bw_operand_of(a, 2), bw_operand_of(a, 2), 0, c, 2);
+    bw_gemm(false, true, 2, 0, 2, 1, bw_operand_of(a, 2), bw_operand_of(a, 2), 0, c, 2);
     assert_true(c[0] == 1 && c[3] == 4);
-    bw_gemm(false, true, 2, 2, 0, 1, a, 2, a, 2, 0.5f, c, 2);
+    bw_gemm(false, true, 2, 2, 0, 1, bw_operand_of(a, 2), bw_operand_of(a, 2), 0.5f, c, 2);
     assert_true(c[0] == 0.5f && c[3] == 2);
     c[0] = NAN;
-    bw_gemm(true, false, 2, 2, 0, 1, a, 2, a, 2, 0, c, 2);
+    bw_gemm(true, false, 2, 2, 0, 1, bw_operand_of(a, 2), bw_operand_of(a, 2), 0, c, 2);
     assert_true(c[0] == 0 && c[3] == 0);
 }
 
@@ -85,7 +85,8 @@ static const int64_t step_shapes[][3] = {{1, 576, 576},  {3, 192, 576},  {16, 50
 static void run_shape(const int64_t shape[3], int transposes, float beta, const float *a, const float *b, float *c)
 {
     int64_t m = shape[0], n = shape[1], k = shape[2];
-    bw_gemm(transposes & 1, transposes & 2, m, n, k, 1, a, transposes & 1 ? m : k, b, transposes & 2 ? k : n, beta, c, n);
+    bw_gemm(transposes & 1, transposes & 2, m, n, k, 1, bw_operand_of(a, transposes & 1 ? m : k), bw_operand_of(b, transposes & 2 ? k : n), beta, c,
+            n);
 }
 
 static void same_bits_for_1_2_and_3_threads(void **state)
@@ -137,7 +138,7 @@ static void counts_flops(void **state)
     (void)state;
     float x[6] = {0}, y[4];
     double before = bw_gemm_flops();
-    bw_gemm(false, true, 2, 2, 3, 1, x, 3, x, 3, 0, y, 2);
+    bw_gemm(false, true, 2, 2, 3, 1, bw_operand_of(x, 3), bw_operand_of(x, 3), 0, y, 2);
     assert_true(bw_gemm_flops() - before == 24);
 }
 

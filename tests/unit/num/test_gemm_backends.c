@@ -52,18 +52,47 @@ static void check_entry(const problem *p, float got, double before, double round
         close_to((double)got, alpha * plain + old, bound + 0x1.01p-7 * fabs(alpha) * size, "c", at);
 }
 
-/* b packed, or as it is; rows `gap` entries apart, those of packed operands not. */
-static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap, bool packed)
+/* A stored matrix as num/operand.c would write it. */
+static void *ready_copy(const bw_gemm_backend *backend, const float *x, int64_t rows, int64_t cols)
 {
-    const bool half = strcmp(backend->precision, "bf16") == 0;
+    const int64_t ld = bw_ready_ld(cols);
+    char *ready = bw_calloc(bw_ready_ld(rows) * ld * backend->entry_bytes, 1, "test");
+    assert_non_null(ready);
+    for (int64_t i = 0; i < rows; i++)
+        backend->put(ready, i * ld, x + i * cols, cols);
+    return ready;
+}
+
+/* What a call is given beside plain operands, whose rows lie `gap` entries apart; those of others do not. */
+enum { PACKED = 1, READY_A = 2, READY_B = 4 };
+
+/* The operands that are ready, one at most where the left one has to be turned over, lose the matrix that they came from. */
+static void make_ready(const bw_gemm_backend *backend, bw_gemm_call *call, int given)
+{
+    if (given & READY_A) {
+        call->ready_a = ready_copy(backend, call->a, call->trans_a ? call->k : call->m, call->trans_a ? call->m : call->k);
+        call->a = NULL;
+    }
+    if (given & READY_B) {
+        call->ready_b = ready_copy(backend, call->b, call->trans_b ? call->n : call->k, call->trans_b ? call->k : call->n);
+        if (call->a || !call->trans_a || call->trans_b)
+            call->b = NULL;
+    }
+}
+
+static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap, int given)
+{
+    const bool half = strcmp(backend->precision, "bf16") == 0, packed = given & PACKED;
+    const int64_t apart = given ? 0 : gap;
     int64_t lda, ldb, ldc = p->n + gap;
-    const int64_t a_size = size_of(p->trans_a, p->m, p->k, packed ? 0 : gap, &lda), b_size = size_of(p->trans_b, p->k, p->n, packed ? 0 : gap, &ldb);
+    const int64_t a_size = size_of(p->trans_a, p->m, p->k, apart, &lda), b_size = size_of(p->trans_b, p->k, p->n, apart, &ldb);
     float *a = random_floats(a_size, 1), *b = random_floats(b_size, 2), *a_rounded = rounded_floats(a_size, 1, half),
           *b_rounded = rounded_floats(b_size, 2, half);
     float *c = random_floats(ldc * (p->m + 1), 3), *before = random_floats(ldc * (p->m + 1), 3);
     const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
-    bw_gemm_call call = {p->m, p->n, p->k, p->alpha, p->beta, a, b, NULL, c, lda, ldb, ldc, p->trans_a, p->trans_b};
+    bw_gemm_call call = {p->m, p->n, p->k, p->alpha, p->beta, a, b, NULL, c, lda, ldb, ldc, p->trans_a, p->trans_b, NULL, NULL};
     void *weight = NULL;
+    make_ready(backend, &call, given);
     for (int64_t i = 0; p->beta == 0.0f && i < p->m; i++)
         for (int64_t j = 0; j < p->n; j++)
             c[i * ldc + j] = NAN; /* beta 0 does not read c */
@@ -86,6 +115,7 @@ static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap,
             check_entry(p, c[i * ldc + j], (double)before[i * ldc + j], rounded, plain, size, half, i * ldc + j);
         }
     bw_free(weight), bw_free(a), bw_free(b), bw_free(c), bw_free(before), bw_free(a_rounded), bw_free(b_rounded);
+    bw_free((void *)call.ready_a), bw_free((void *)call.ready_b);
 }
 
 /* ---- backends -------------------------------------------------------------------------------------------------------- */
@@ -128,7 +158,21 @@ static void multiply_right_for_all_transposes_and_odd_sizes(void **state)
                         for (int64_t gap = 0; gap <= 2; gap += 2)
                             check(all[which],
                                   &(problem){transposes & 1, transposes & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[f][0], factors[f][1]},
-                                  gap, false);
+                                  gap, 0);
+}
+
+/* Copies that several products share, on the left, on the right and on both sides. */
+static void multiply_right_with_operands_that_are_ready(void **state)
+{
+    (void)state;
+    for (size_t which = 0; which < sizeof all / sizeof *all; which++)
+        for (int threads = 1; threads <= 2 && starts(all[which], threads) && all[which]->put; threads++)
+            for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+                for (int kind = 0; kind < 16; kind++)
+                    for (int given = READY_A; given <= (READY_A | READY_B); given += READY_A)
+                        check(all[which],
+                              &(problem){kind & 1, kind & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[kind / 4][0], factors[kind / 4][1]}, 2,
+                              given);
 }
 
 /* x W^T and dy W from one packed W, written and added to. */
@@ -140,7 +184,7 @@ static void multiply_right_with_packed_weights(void **state)
             continue;
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (int kind = all[which]->forward_only; kind < 8; kind += 1 + all[which]->forward_only) /* x W^T is the odd kind */
-                check(all[which], &(problem){false, kind & 1, sizes[i][0], sizes[i][1], sizes[i][2], 1, (float)(kind / 2 % 2)}, kind / 4 * 2, true);
+                check(all[which], &(problem){false, kind & 1, sizes[i][0], sizes[i][1], sizes[i][2], 1, (float)(kind / 2 % 2)}, kind / 4 * 2, PACKED);
     }
 }
 
@@ -151,7 +195,7 @@ static void scale_c_where_there_is_nothing_to_sum(void **state)
         float x[4] = {1, 2, 3, 4}, c[4] = {1, 2, 3, 4};
         if (!starts(all[which], 1))
             continue;
-        bw_gemm_call call = {2, 2, 0, 1, 0.5f, x, x, NULL, c, 2, 2, 2, false, true};
+        bw_gemm_call call = {2, 2, 0, 1, 0.5f, x, x, NULL, c, 2, 2, 2, false, true, NULL, NULL};
         all[which]->multiply(&call);
         assert_true(c[0] == 0.5f && c[3] == 2);
     }
@@ -194,7 +238,7 @@ static void same_bits_for_any_number_of_threads(void **state)
         for (size_t i = 0; i < sizeof products / sizeof *products && starts(libraries[which], 1); i++) {
             const int64_t m = products[i].m, n = products[i].n, k = products[i].k;
             float *a = random_floats(m * k, 1), *b = random_floats(k * n, 2), *one = zeros(m * n), *many = zeros(m * n), *before = zeros(m * n);
-            bw_gemm_call call = {m, n, k, 2, 0, a, b, NULL, one, 0, 0, n, products[i].trans_a, products[i].trans_b};
+            bw_gemm_call call = {m, n, k, 2, 0, a, b, NULL, one, 0, 0, n, products[i].trans_a, products[i].trans_b, NULL, NULL};
             call.lda = call.trans_a ? m : k, call.ldb = call.trans_b ? k : n;
             omp_set_num_threads(1);
             libraries[which]->multiply(&call);
@@ -217,7 +261,7 @@ static void same_bits_of_a_row_for_any_number_of_rows_and_threads(void **state)
         float *all_rows = zeros(MOST * N), *c = zeros(MOST * N);
         void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, false), 1, "test");
         for (int beta = 0; beta < 2; beta++) { /* written, and added to the residual stream */
-            bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true};
+            bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true, NULL, NULL};
             libraries[which]->pack(weight, w, N, K, false);
             memcpy(all_rows, before, MOST * N * sizeof *all_rows);
             libraries[which]->multiply(&call);
@@ -237,7 +281,7 @@ static void products_forgotten_are_made_again(void **state)
     (void)state;
     if (starts(&bw_gemm_onednn_full, 1))
         for (int64_t n = 1; n < 600; n++)
-            check(&bw_gemm_onednn_full, &(problem){false, true, 16, n % 599 + 1, 3, 1, 0}, 2, false);
+            check(&bw_gemm_onednn_full, &(problem){false, true, 16, n % 599 + 1, 3, 1, 0}, 2, 0);
 }
 
 /* ---- the seam -------------------------------------------------------------------------------------------------------- */
@@ -298,12 +342,12 @@ static void weights_multiply_as_matrices_do(void **state)
         void *weight = bw_calloc(bw_weight_bytes(OUT, IN, backward), 1, "test");
         const bw_weight prepared = {weight, exact, backward};
         bw_weight_pack(weight, w, OUT, IN, backward);
-        bw_gemm(false, true, T, OUT, IN, 1, x, IN, w, IN, 0, y, OUT);
-        bw_gemm(false, false, T, IN, OUT, 1, dy, OUT, w, IN, 0, dx, IN);
+        bw_gemm(false, true, T, OUT, IN, 1, bw_operand_of(x, IN), bw_operand_of(w, IN), 0, y, OUT);
+        bw_gemm(false, false, T, IN, OUT, 1, bw_operand_of(dy, OUT), bw_operand_of(w, IN), 0, dx, IN);
         const double before = bw_gemm_flops();
-        bw_gemm_weight(true, T, OUT, IN, x, prepared, 0, y2, OUT);
+        bw_gemm_weight(true, T, OUT, IN, bw_operand_of(x, IN), prepared, 0, y2, OUT);
         if (backward)
-            bw_gemm_weight(false, T, IN, OUT, dy, prepared, 0, dx2, IN);
+            bw_gemm_weight(false, T, IN, OUT, bw_operand_of(dy, OUT), prepared, 0, dx2, IN);
         assert_true(bw_gemm_flops() - before == (backward ? 4.0 : 2.0) * T * OUT * IN);
         for (int i = 0; i < T * OUT; i++)
             close_to((double)y2[i], (double)y[i], exact ? 0 : 2 * (IN + 3) * FLT_EPSILON / 2 * IN, "y", i);
@@ -313,11 +357,39 @@ static void weights_multiply_as_matrices_do(void **state)
     }
 }
 
+/* Through the seam: products read of a copy what they would read of its matrix, and of a dropped one what dropout leaves, to the bit. */
+static void operands_are_what_they_were_made_from(void **state)
+{
+    (void)state;
+    enum { T = 37, OUT = 45, IN = 301 };
+    static const char *const precisions[] = {"fp32", "bf16"};
+    for (int which = 0; which < 2; which++) {
+        assert_int_equal(bw_gemm_start(precisions[which], 1), BW_OK);
+        float *x = random_floats(T * IN, 1), *w = random_floats(OUT * IN, 2), *left = zeros(T * IN), *y = zeros(T * OUT), *y2 = zeros(T * OUT);
+        uint32_t *kept = bw_calloc(T * bw_mask_words(IN), sizeof *kept, "test");
+        int32_t samples[T], positions[T];
+        for (int t = 0; t < T; t++)
+            samples[t] = t / 9, positions[t] = t % 9;
+        void *ready = bw_calloc(bw_operand_bytes(T, IN) + 1, 1, "test"), *dropped = bw_calloc(bw_operand_drop_bytes(T, IN), 1, "test");
+        bw_dropout_draw(kept, samples, positions, 7, 1, 3, 0.3f, T, IN);
+        bw_dropout(left, x, kept, 0.3f, T, IN);
+        for (int drops = 0; drops < 2; drops++) {
+            const bw_operand made = drops ? bw_operand_drop(dropped, x, kept, 0.3f, T, IN) : bw_operand_ready(ready, x, T, IN);
+            bw_gemm(false, true, T, OUT, IN, 1, bw_operand_of(drops ? left : x, IN), bw_operand_of(w, IN), 0, y, OUT);
+            bw_gemm(false, true, T, OUT, IN, 1, made, bw_operand_of(w, IN), 0, y2, OUT);
+            assert_memory_equal(y, y2, T * OUT * sizeof *y);
+        }
+        bw_free(x), bw_free(w), bw_free(left), bw_free(y), bw_free(y2), bw_free(kept), bw_free(ready), bw_free(dropped);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(multiply_right_for_all_transposes_and_odd_sizes),
+        cmocka_unit_test(multiply_right_with_operands_that_are_ready),
         cmocka_unit_test(multiply_right_with_packed_weights),
+        cmocka_unit_test(operands_are_what_they_were_made_from),
         cmocka_unit_test(scale_c_where_there_is_nothing_to_sum),
         cmocka_unit_test(same_bits_for_any_number_of_threads),
         cmocka_unit_test(same_bits_of_a_row_for_any_number_of_rows_and_threads),
