@@ -99,7 +99,8 @@ void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and eve
 
 /* ---- attention: packed, causal within each sequence, grouped heads ----------------------------------------------
  * q[T][n_head*head_dim] (row stride ldq), k, v [T][n_kv*head_dim] (ldk); offsets[n_seq+1] cut T into sequences.
- * out[T][n_head*head_dim] (ldq), lse[n_head][T] = log-sum-exp of each row, kept for the backward pass. */
+ * out[T][n_head*head_dim] (ldq), lse[n_head][T] = log-sum-exp of each row, kept for the backward pass. Where products are bf16 and the CPU
+ * multiplies it (bw_gemm_start), those of attention are too. scratch: bw_attention_scratch(shape, T) floats; NULL where that is 0. */
 enum { BW_MAX_HEAD_DIM = 256 }; /* head_dim is even and at most this: a block is held on the stack (the loader checks) */
 typedef struct bw_attention {
     int n_head, n_kv, head_dim;
@@ -107,13 +108,15 @@ typedef struct bw_attention {
     float soft_cap; /* 0: none */
     int window;     /* 0: none */
 } bw_attention;
+int64_t bw_attention_scratch(const bw_attention *shape, int64_t T);
 void bw_attention_forward(const bw_attention *shape, float *out, float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
-                          const int32_t *offsets, int n_seq);
+                          const int32_t *offsets, int n_seq, float *scratch);
 /* dq, dk, dv are written (not added to). A key at distance `window` or more before its query is not seen. */
 void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
-                           const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq);
+                           const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq,
+                           float *scratch);
 /* Keys and values of one sequence: head h, key j begins at entry h * head + j * row. Each token reads all of them from memory, which goes fastest
- * where a head's keys follow one another, and in half the bytes: half says that they are bf16, else they are fp32. */
+ * where a head's keys follow one another, and in half the bytes: half says that they are bf16, else they are fp32. row is even, as is head. */
 typedef struct bw_cache {
     void *k, *v;
     int64_t head, row;

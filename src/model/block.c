@@ -77,6 +77,11 @@ static int64_t angle_floats(const bw_spec *spec, int64_t positions)
     return positions * spec->head_dim / 2;
 }
 
+static bw_attention attention_of(const bw_spec *spec)
+{
+    return (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
+}
+
 /* Memory for what products read: the widest input or output of a target. */
 static int64_t ready_bytes(const bw_spec *spec, int64_t max_tokens)
 {
@@ -87,7 +92,9 @@ int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side
 {
     const int64_t of_lora = adapter ? widest_input(spec) + largest_rank_of_all(adapter) : 0;
     const int64_t ready = ready_bytes(spec, max_tokens) * (adapter ? 2 : 1) + (adapter ? bw_operand_drop_bytes(max_tokens, widest_input(spec)) : 0);
-    return 2 * angle_floats(spec, positions) + max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank) + ready / (int64_t)sizeof(float);
+    const bw_attention attention = attention_of(spec);
+    return bw_attention_scratch(&attention, max_tokens) + 2 * angle_floats(spec, positions) +
+           max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank) + ready / (int64_t)sizeof(float);
 }
 
 static int take_bytes(void **memory, int64_t bytes)
@@ -100,8 +107,7 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
 {
     const bw_spec *spec = bw_store_spec(store);
     *block = (bw_block){.store = store, .spec = spec, .lora = lora, .positions = positions};
-    block->attention =
-        (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
+    block->attention = attention_of(spec);
     BW_TRY(BW_NEW(block->cosines, angle_floats(spec, positions), "activations"));
     BW_TRY(BW_NEW(block->sines, angle_floats(spec, positions), "activations"));
     fill_angles(block);
@@ -109,6 +115,8 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
     BW_TRY(BW_NEW(block->hidden, max_tokens * spec->d_ff, "activations"));
     if (bw_store_side_rank(store) > 0)
         BW_TRY(BW_NEW(block->side, max_tokens * bw_store_side_rank(store), "activations"));
+    if (bw_attention_scratch(&block->attention, max_tokens) > 0)
+        BW_TRY(BW_NEW(block->attention_scratch, bw_attention_scratch(&block->attention, max_tokens), "activations"));
     BW_TRY(take_bytes(&block->ready_x, ready_bytes(spec, max_tokens)));
     if (lora) {
         BW_TRY(take_bytes(&block->ready_dy, ready_bytes(spec, max_tokens)));
@@ -125,6 +133,7 @@ void bw_block_free(bw_block *block)
     bw_free(block->sines);
     bw_free(block->normed);
     bw_free(block->hidden);
+    bw_free(block->attention_scratch);
     bw_free(block->ready_x);
     bw_free(block->ready_dy);
     bw_free(block->dropped);
@@ -460,7 +469,7 @@ static void attention_backward(const bw_block *block, const bw_rows_of *rows, co
     if (!inner)
         return;
     bw_attention_backward(&block->attention, slopes->q, slopes->k, slopes->v, slopes->mixed, saved->mixed, saved->lse, saved->q, saved->k, saved->v,
-                          query, key, batch->offsets, batch->n_seq);
+                          query, key, batch->offsets, batch->n_seq, block->attention_scratch);
     rotate(block, rows, slopes->q, spec->n_head, true);
     rotate(block, rows, slopes->k, spec->n_kv, true);
     float *d_normed = need_dx ? slopes->normed : NULL;

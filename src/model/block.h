@@ -22,6 +22,7 @@ typedef struct bw_block {
     float *normed, *hidden; /* T x C; T x F, silu(gate) * up */
     void *ready_x, *ready_dy, *dropped;
     float *d_wide, *d_low;
+    float *attention_scratch;
     float *side; /* the same of a frozen adapter beside its weight; NULL where none is */
 } bw_block;
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions);

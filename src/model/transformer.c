@@ -154,7 +154,7 @@ static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_lay
     bw_saved *saved = saved_of(t, layer);
     bw_block_inputs_forward(&t->block, &rows, weights, layer, t->x[layer], saved);
     bw_attention_forward(&t->block.attention, saved->mixed, saved->lse, saved->q, saved->k, saved->v, (int64_t)spec->n_head * spec->head_dim,
-                         (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq);
+                         (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq, t->block.attention_scratch);
     bw_block_output_forward(&t->block, &rows, weights, layer, t->x[layer], saved, t->x[layer + 1]);
 }
 

@@ -7,14 +7,11 @@
 #include "breakwater/base.h"
 #include "num/gemm.h"
 #ifdef BW_ONEDNN
-#include "num/hot.h"
 #include "num/onednn.h"
+#include "num/row.h"
 #include "num/tile.h"
 #include <stdio.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 enum {
     ROWS = 8,             /* rows of a product come in groups of this many: half a tile of AMX */
@@ -46,32 +43,11 @@ typedef struct operand {
     bool trans;
 } operand;
 
-#if defined(__x86_64__)
-/* A row in bf16, by the instruction that every CPU has which multiplies it: it rounds as bw_to_bf16() does, but for subnormals, which it takes for
- * zeros, as the products do. */
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void narrow_row(uint16_t *to, const float *from, int64_t n)
-{
-    int64_t j = 0;
-    for (; j + 32 <= n; j += 32)
-        _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + j + 16), _mm512_loadu_ps(from + j)));
-    for (; j < n; j += 16) {
-        const __mmask16 there = (__mmask16)(n - j < 16 ? (1u << (n - j)) - 1 : 0xffff);
-        _mm256_mask_storeu_epi16(to + j, there, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from + j)));
-    }
-}
-#else
-static void narrow_row(uint16_t *to, const float *from, int64_t n)
-{
-    for (int64_t j = 0; j < n; j++)
-        to[j] = bw_to_bf16(from[j]);
-}
-#endif
-
 /* n entries to place `at` of a matrix of the operands' type. */
 static void put(void *to, int64_t at, const float *from, int64_t n)
 {
     if (bw_onednn_is_half())
-        narrow_row((uint16_t *)to + at, from, n);
+        bw_row_narrow((uint16_t *)to + at, from, n);
     else
         memcpy((float *)to + at, from, (size_t)n * sizeof *from);
 }

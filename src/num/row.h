@@ -1,4 +1,4 @@
-/* One row of scores, as the loss and attention both meet it. Local to the calling thread. */
+/* One row of scores, as the loss and attention both meet it, or of a matrix. Local to the calling thread. */
 #ifndef NUM_ROW_H
 #define NUM_ROW_H
 #include <stdint.h>
@@ -8,6 +8,7 @@ void bw_row_cap(float *z, int64_t n, float cap);              /* z = cap tanh(z 
 float bw_row_exp(float *z, int64_t n, float highest);         /* z = e^(z - highest); returns the sum */
 void bw_row_scale(float *x, int64_t n, float factor);
 void bw_row_widen(float *to, const uint16_t *from, int64_t n); /* from bf16 */
+/* As bw_to_bf16() rounds; a CPU that multiplies bf16 takes subnormals for zeros, as its products do. */
 void bw_row_narrow(uint16_t *to, const float *from, int64_t n);
 
 #endif

@@ -2,7 +2,12 @@
  *   LANES   floats of a vector      ROWS  rows of c held in registers, with 2 vectors each: 6 or 12
  *   TARGET  attribute of the code   NAME(x)  makes a name of this kind   SPREAD(x)  a vector of x
  *   MULTIPLY_ADD, MULTIPLY_ADD_ONE  a b + c of vectors and of numbers. They are spelled out since the compiler fuses
- *   some of them and others not, and an entry has to be rounded alike in a vector and in what is left over. */
+ *   some of them and others not, and an entry has to be rounded alike in a vector and in what is left over.
+ *   STEP, STEP_ONE  the same of what is summed over, where its entries are not numbers but pairs of bf16 numbers */
+#ifndef STEP
+#define STEP     MULTIPLY_ADD
+#define STEP_ONE MULTIPLY_ADD_ONE
+#endif
 
 typedef float NAME(vector) __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
@@ -12,9 +17,9 @@ typedef float NAME(vector) __attribute__((vector_size(LANES * 4), aligned(4), ma
 #define ROW_STEP(r)                                                                                                                                  \
     {                                                                                                                                                \
         NAME(vector) spread = SPREAD(a[r * a_row]);                                                                                                  \
-        x##r = MULTIPLY_ADD(spread, first, x##r);                                                                                                    \
+        x##r = STEP(spread, first, x##r);                                                                                                            \
         if (two)                                                                                                                                     \
-            y##r = MULTIPLY_ADD(spread, second, y##r);                                                                                               \
+            y##r = STEP(spread, second, y##r);                                                                                                       \
     }
 #define ROW_STORE(r)                                                                                                                                 \
     {                                                                                                                                                \
@@ -61,7 +66,7 @@ TARGET static void NAME(columns)(const bw_tile_call *p, int64_t j)
         for (int64_t column = j; column < p->n; column++) {
             float sum = 0;
             for (int64_t l = 0; l < p->k; l++)
-                sum = MULTIPLY_ADD_ONE(p->a[i * p->a_row + l * p->a_column], p->b[l * p->ldb + column], sum);
+                sum = STEP_ONE(p->a[i * p->a_row + l * p->a_column], p->b[l * p->ldb + column], sum);
             float *to = p->c + i * p->ldc + column;
             *to = MULTIPLY_ADD_ONE(p->alpha, sum, p->add ? *to : 0.0f);
         }
@@ -107,6 +112,8 @@ TARGET static void NAME(tile)(const bw_tile_call *p)
 #undef SPREAD
 #undef MULTIPLY_ADD
 #undef MULTIPLY_ADD_ONE
+#undef STEP
+#undef STEP_ONE
 #undef ROW_DECLARE
 #undef ROW_STEP
 #undef ROW_STORE

@@ -47,7 +47,7 @@ static double row_exact(const bw_attention *s, const double *q, const double *k,
 
 typedef struct arrays {
     int64_t T;
-    float *q, *k, *v, *dout, *out, *lse, *dq, *dk, *dv;
+    float *q, *k, *v, *dout, *out, *lse, *dq, *dk, *dv, *scratch;
     double *exact_q, *exact_k, *exact_v, *exact_out, *exact_lse, *exact_dq, *exact_dk, *exact_dv;
 } arrays;
 
@@ -64,6 +64,7 @@ static arrays arrays_of(const problem *p)
 {
     arrays a = {.T = p->offsets[p->n_seq]};
     int64_t nq = a.T * p->ldq, nk = a.T * p->ldk;
+    a.scratch = zeros(bw_attention_scratch(&p->shape, a.T) + 1);
     a.q = random_floats(nq, 1), a.k = random_floats(nk, 2), a.v = random_floats(nk, 3), a.dout = random_floats(nq, 4);
     a.out = random_floats(nq, 5), a.lse = zeros(a.T * p->shape.n_head), a.dq = random_floats(nq, 6), a.dk = random_floats(nk, 7),
     a.dv = random_floats(nk, 8);
@@ -75,8 +76,8 @@ static arrays arrays_of(const problem *p)
 
 static void arrays_free(arrays *a)
 {
-    void *all[] = {a->q,       a->k,       a->v,       a->dout,      a->out,       a->lse,      a->dq,       a->dk,      a->dv,
-                   a->exact_q, a->exact_k, a->exact_v, a->exact_out, a->exact_lse, a->exact_dq, a->exact_dk, a->exact_dv};
+    void *all[] = {a->q,       a->k,       a->v,       a->dout,    a->out,       a->lse,       a->dq,       a->dk,       a->dv,
+                   a->scratch, a->exact_q, a->exact_k, a->exact_v, a->exact_out, a->exact_lse, a->exact_dq, a->exact_dk, a->exact_dv};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         bw_free(all[i]);
 }
@@ -152,7 +153,7 @@ static void forward_equals_the_definition(void **state)
         arrays a = arrays_of(p);
         float *before = random_floats(a.T * p->ldq, 5);
         solve_exactly(p, &a, false);
-        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
+        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
         compare(a.out, a.exact_out, before, a.T, p->ldq, p->shape.n_head * p->shape.head_dim, bound_of(p), "out");
         for (int64_t t = 0; t < a.T * p->shape.n_head; t++)
             close_to((double)a.lse[t], a.exact_lse[t], 4 * bound_of(p), "lse", t);
@@ -195,8 +196,8 @@ static void backward_equals_the_exact_gradient(void **state)
         arrays a = arrays_of(p);
         float *q_before = random_floats(a.T * p->ldq, 6), *k_before = random_floats(a.T * p->ldk, 7), *v_before = random_floats(a.T * p->ldk, 8);
         solve_exactly(p, &a, true);
-        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
-        bw_attention_backward(&p->shape, a.dq, a.dk, a.dv, a.dout, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
+        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
+        bw_attention_backward(&p->shape, a.dq, a.dk, a.dv, a.dout, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
         double bound = 16 * sqrt(p->shape.head_dim) * bound_of(p);
         compare(a.dq, a.exact_dq, q_before, a.T, p->ldq, p->shape.n_head * p->shape.head_dim, bound, "dq");
         compare(a.dk, a.exact_dk, k_before, a.T, p->ldk, p->shape.n_kv * p->shape.head_dim, bound, "dk");
@@ -214,8 +215,8 @@ static void same_bits_for_any_number_of_threads(void **state)
     for (int threads = 1; threads <= 3; threads++) {
         arrays a = threads == 1 ? first : arrays_of(p);
         omp_set_num_threads(threads);
-        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
-        bw_attention_backward(&p->shape, a.dq, a.dk, a.dv, a.dout, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
+        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
+        bw_attention_backward(&p->shape, a.dq, a.dk, a.dv, a.dout, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
         if (threads == 1)
             continue;
         same_bits(first.out, a.out, a.T * p->ldq, "out");
@@ -234,12 +235,12 @@ static void a_sequence_does_not_feel_its_neighbours(void **state)
     (void)state;
     const problem *p = &problems[1];
     arrays a = arrays_of(p);
-    bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
+    bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
     for (int s = 0; s < p->n_seq; s++) {
         int32_t length = p->offsets[s + 1] - p->offsets[s], alone[2] = {0, length};
         float *out = zeros(length * p->ldq), *lse = zeros(length * p->shape.n_head);
         bw_attention_forward(&p->shape, out, lse, a.q + p->offsets[s] * p->ldq, a.k + p->offsets[s] * p->ldk, a.v + p->offsets[s] * p->ldk, p->ldq,
-                             p->ldk, alone, 1);
+                             p->ldk, alone, 1, a.scratch);
         same_bits(out, a.out + p->offsets[s] * p->ldq, length * p->ldq, "out");
         bw_free(out), bw_free(lse);
     }
@@ -254,8 +255,8 @@ static void large_scores_stay_finite(void **state)
     arrays a = arrays_of(p);
     for (int64_t i = 0; i < a.T * p->ldq; i++)
         a.q[i] *= 1000.0f;
-    bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
-    bw_attention_backward(&p->shape, a.dq, a.dk, a.dv, a.dout, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
+    bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
+    bw_attention_backward(&p->shape, a.dq, a.dk, a.dv, a.dout, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
     for (int64_t i = 0; i < a.T * p->ldq; i++)
         assert_true(isfinite(a.out[i]) && fabsf(a.out[i]) <= 1.001f && isfinite(a.dq[i]));
     for (int64_t i = 0; i < a.T * p->ldk; i++)
@@ -270,7 +271,7 @@ static void cached_rows_equal_those_of_the_whole_sequence(void **state)
     for (int i = 0; i < PROBLEMS; i++) {
         const problem *p = &problems[i];
         arrays a = arrays_of(p);
-        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq);
+        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
         int s = p->n_seq - 1;
         int64_t start = p->offsets[s];
         int length = (int)(p->offsets[s + 1] - start);
@@ -324,6 +325,121 @@ static void a_cache_holds_what_was_written_into_it(void **state)
     }
 }
 
+/* ---- products in bf16 ----------------------------------------------------------------------------------------------- */
+
+static bool starts_in_bf16(void)
+{
+    assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
+    if (bw_attention_scratch(&problems[0].shape, 1) > 0)
+        return true;
+    printf("skipped: this CPU does not multiply bf16\n");
+    assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
+    return false;
+}
+
+static void round_to_bf16(float *x, double *exact, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = bw_from_bf16(bw_to_bf16(x[i])), exact[i] = (double)x[i];
+}
+
+/* Problems whose inputs are bf16 numbers, so that rounding them leaves no trace. */
+static arrays rounded_arrays_of(const problem *p)
+{
+    arrays a = arrays_of(p);
+    round_to_bf16(a.q, a.exact_q, a.T * p->ldq);
+    round_to_bf16(a.k, a.exact_k, a.T * p->ldk);
+    round_to_bf16(a.v, a.exact_v, a.T * p->ldk);
+    for (int64_t i = 0; i < a.T * p->ldq; i++)
+        a.dout[i] = bw_from_bf16(bw_to_bf16(a.dout[i]));
+    return a;
+}
+
+/* How far apart they are, beside how large where they are not all zero: roots of sums of squares. */
+static double apart(const float *got, const double *exact, int64_t T, int64_t ld, int64_t width)
+{
+    double difference = 0, size = 0;
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t c = 0; c < width; c++) {
+            difference += pow((double)got[t * ld + c] - exact[t * ld + c], 2);
+            size += pow(exact[t * ld + c], 2);
+        }
+    return sqrt(size > 0 ? difference / size : difference);
+}
+
+/* Probabilities and their gradients are rounded by at most 2^-9 of themselves, and so is a sum of such terms in the mean; gradients of queries and
+ * keys take in a second rounding, of what is subtracted from them (dots). */
+static void bf16_products_equal_the_definition(void **state)
+{
+    (void)state;
+    if (!starts_in_bf16())
+        return;
+    for (int i = 0; i < PROBLEMS; i++) {
+        const problem *p = &problems[i];
+        const int64_t query = (int64_t)p->shape.n_head * p->shape.head_dim, key = (int64_t)p->shape.n_kv * p->shape.head_dim;
+        arrays a = rounded_arrays_of(p);
+        float *q_before = random_floats(a.T * p->ldq, 6), *k_before = random_floats(a.T * p->ldk, 7), *v_before = random_floats(a.T * p->ldk, 8);
+        solve_exactly(p, &a, true);
+        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
+        bw_attention_backward(&p->shape, a.dq, a.dk, a.dv, a.dout, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
+        for (int64_t t = 0; t < a.T * p->shape.n_head; t++)
+            close_to((double)a.lse[t], a.exact_lse[t], 4 * bound_of(p), "lse", t); /* no rounding before it */
+        close_to(apart(a.out, a.exact_out, a.T, p->ldq, query), 0, 0x1p-8, "out", i);
+        close_to(apart(a.dv, a.exact_dv, a.T, p->ldk, key), 0, 0x1p-8, "dv", i);
+        close_to(apart(a.dq, a.exact_dq, a.T, p->ldq, query), 0, 0x1p-8, "dq", i);
+        close_to(apart(a.dk, a.exact_dk, a.T, p->ldk, key), 0, 0x1p-8, "dk", i);
+        compare(a.dq, a.exact_dq, q_before, a.T, p->ldq, query, 1, "dq"); /* gaps */
+        compare(a.dk, a.exact_dk, k_before, a.T, p->ldk, key, 1e3, "dk");
+        bw_free(q_before), bw_free(k_before), bw_free(v_before);
+        arrays_free(&a);
+    }
+    assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
+}
+
+/* The promises of fp32 hold: any number of threads, any neighbours. */
+static void bf16_products_leave_no_trace_of_threads_and_neighbours(void **state)
+{
+    if (!starts_in_bf16())
+        return;
+    same_bits_for_any_number_of_threads(state);
+    a_sequence_does_not_feel_its_neighbours(state);
+    large_scores_stay_finite(state);
+    assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
+}
+
+/* Rows that a cache of bf16 serves are those of the whole sequence: the same products, but for single rows, which are fp32 and round no probability.
+ */
+static void bf16_rows_of_a_cache_equal_those_of_the_whole_sequence(void **state)
+{
+    (void)state;
+    if (!starts_in_bf16())
+        return;
+    for (int i = 0; i < PROBLEMS; i++) {
+        const problem *p = &problems[i];
+        arrays a = rounded_arrays_of(p);
+        const int head_dim = p->shape.head_dim;
+        const int64_t length = p->offsets[1], head = length * head_dim, entries = p->shape.n_kv * head, width = (int64_t)p->shape.n_kv * head_dim;
+        float *k = zeros(length * width), *v = zeros(length * width), *out = zeros(a.T * p->ldq);
+        uint16_t *half = bw_calloc(2 * entries, sizeof *half, "test");
+        const bw_cache cache = {half, half + entries, head, head_dim, true};
+        bw_attention_forward(&p->shape, a.out, a.lse, a.q, a.k, a.v, p->ldq, p->ldk, p->offsets, p->n_seq, a.scratch);
+        for (int64_t t = 0; t < length * width; t++)
+            k[t] = a.k[t / width * p->ldk + t % width], v[t] = a.v[t / width * p->ldk + t % width];
+        bw_cache_write(&p->shape, cache, 0, length, k, v);
+        for (int n_new = 1; n_new <= length; n_new += 3) {
+            const int64_t row = length - n_new;
+            bw_attention_cached(&p->shape, out, a.q + row * p->ldq, p->ldq, n_new, cache, (int)length);
+            for (int64_t t = 0; t < n_new; t++)
+                for (int c = 0; c < p->shape.n_head * head_dim; c++)
+                    close_to((double)out[t * p->ldq + c], (double)a.out[(row + t) * p->ldq + c], 2 * 0x1p-9 + 2 * bound_of(p), "cached",
+                             t * p->ldq + c);
+        }
+        bw_free(k), bw_free(v), bw_free(out), bw_free(half);
+        arrays_free(&a);
+    }
+    assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -335,6 +451,9 @@ int main(void)
         cmocka_unit_test(large_scores_stay_finite),
         cmocka_unit_test(cached_rows_equal_those_of_the_whole_sequence),
         cmocka_unit_test(a_cache_holds_what_was_written_into_it),
+        cmocka_unit_test(bf16_products_equal_the_definition),
+        cmocka_unit_test(bf16_products_leave_no_trace_of_threads_and_neighbours),
+        cmocka_unit_test(bf16_rows_of_a_cache_equal_those_of_the_whole_sequence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,101 @@
+#include "num/pairs.h"
+#include "breakwater/num.h"
+#include "num/row.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define LANES                     16
+#define ROWS                      12
+#define TARGET                    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")))
+#define NAME(x)                   pairs_##x
+#define SPREAD(x)                 _mm512_set1_ps(x)
+#define MULTIPLY_ADD(a, b, c)     _mm512_fmadd_ps(a, b, c)
+#define MULTIPLY_ADD_ONE(a, b, c) __builtin_fmaf(a, b, c)
+#define STEP(a, b, c)             _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
+#define STEP_ONE(a, b, c)         _mm_cvtss_f32(_mm_dpbf16_ps(_mm_set_ss(c), (__m128bh)_mm_set_ss(a), (__m128bh)_mm_set_ss(b)))
+#include "num/tile_body.h"
+
+bool bw_pairs_are_here(void)
+{
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl");
+}
+
+void bw_tile_pairs(const bw_tile_call *call)
+{
+    pairs_tile(call);
+}
+
+void bw_pairs_along_rows(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
+{
+    for (int64_t i = 0; i < rows; i++)
+        bw_row_narrow((uint16_t *)(void *)(to + i * ldt), from + i * ld, cols);
+}
+
+/* ---- along columns -------------------------------------------------------------------------------------------------- */
+
+#define PAIRS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+
+PAIRS static inline __m512i sixteen(const float *from, __mmask16 there)
+{
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from)));
+}
+
+PAIRS static inline __m512i sixteen_halves(const uint16_t *from, __mmask16 there)
+{
+    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from));
+}
+
+/* Entries of a row beside those of the next one, ld further on, or beside zeros. */
+#define PAIR_ROWS(name, type, LOAD)                                                                                                                  \
+    PAIRS static void name(float *to, const type *from, int64_t ld, bool last, int64_t cols)                                                         \
+    {                                                                                                                                                \
+        for (int64_t j = 0; j < cols; j += 16) {                                                                                                     \
+            const __mmask16 there = (__mmask16)(cols - j < 16 ? (1u << (cols - j)) - 1 : 0xffff);                                                    \
+            const __m512i low = LOAD(from + j, there), high = last ? _mm512_setzero_si512() : LOAD(from + ld + j, there);                            \
+            _mm512_mask_storeu_epi32(to + j, there, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));                                              \
+        }                                                                                                                                            \
+    }
+PAIR_ROWS(pair_rows, float, sixteen)
+PAIR_ROWS(pair_half_rows, uint16_t, sixteen_halves)
+
+void bw_pairs_along_columns(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
+{
+    for (int64_t i = 0; i < rows; i += 2)
+        pair_rows(to + i / 2 * ldt, from + i * ld, ld, i + 1 == rows, cols);
+}
+
+void bw_pairs_along_half_columns(float *to, int64_t ldt, const uint16_t *from, int64_t ld, int64_t rows, int64_t cols)
+{
+    for (int64_t i = 0; i < rows; i += 2)
+        pair_half_rows(to + i / 2 * ldt, from + i * ld, ld, i + 1 == rows, cols);
+}
+
+#else
+
+/* Nobody asks for the others then. */
+bool bw_pairs_are_here(void)
+{
+    return false;
+}
+
+void bw_tile_pairs(const bw_tile_call *call)
+{
+    (void)call;
+}
+
+void bw_pairs_along_rows(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
+{
+    (void)to, (void)ldt, (void)from, (void)ld, (void)rows, (void)cols;
+}
+
+void bw_pairs_along_columns(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
+{
+    (void)to, (void)ldt, (void)from, (void)ld, (void)rows, (void)cols;
+}
+
+void bw_pairs_along_half_columns(float *to, int64_t ldt, const uint16_t *from, int64_t ld, int64_t rows, int64_t cols)
+{
+    (void)to, (void)ldt, (void)from, (void)ld, (void)rows, (void)cols;
+}
+#endif
