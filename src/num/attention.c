@@ -1,13 +1,13 @@
-/* Causal attention over packed sequences in blocks (FlashAttention, Dao et al. 2022; Rabe and Staats 2021). A block
- * takes QUERIES query rows of one head against KEYS keys. Scores are held transposed, [key][query]: then maximum, sum and
- * exponential run over vectors of queries, all five products broadcast rows of k, v or a score and need no copy of
- * them, and only a block's q, dout, out and dq are turned over, once.
+/* Causal attention over packed sequences in blocks (FlashAttention, Dao et al. 2022; Rabe and Staats 2021). A block takes QUERIES query rows of some
+ * heads that share their keys and values against KEYS keys. Scores are held transposed, [key][head and query]: then maximum, sum and exponential run
+ * over vectors of queries, all five products broadcast rows of k, v or a score, which all columns share, and need no copy of them, and only a
+ * block's q, dout, out and dq are turned over, once.
  *
  * Where products are bf16 and the CPU multiplies it, these are too: what they read is rounded and laid out in pairs, keys and values once for all
  * blocks that meet them; scores, sums and results stay fp32.
  *
- * The forward pass is parallel over (sequence, head, block of queries), the backward pass over (sequence, key head):
- * whatever is summed is summed by one thread in one order. */
+ * The forward pass is parallel over (block of queries, heads), the backward pass over (sequence, key head): whatever is summed is summed by one
+ * thread in one order. */
 #include "num/attention.h"
 #include "num/hot.h"
 #include "num/pairs.h"
@@ -15,12 +15,12 @@
 #include <math.h>
 #include <string.h>
 
-enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM };
+enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, COLUMNS = QUERIES * BW_HEADS }; /* matrices of a block: rows of COLUMNS */
 typedef bw_block_of_queries block;
 
-block bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count)
+block bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count, int heads)
 {
-    block b = {shape, pairs, first_query, count, 0, first_query + count};
+    block b = {shape, pairs, first_query, count, 0, first_query + count, heads};
     if (shape->window > 0 && first_query - shape->window + 1 > 0)
         b.first_key = first_query - shape->window + 1;
     if (pairs)
@@ -44,38 +44,47 @@ static int64_t steps(const block *b, int64_t n)
     return b->pairs ? (n + 1) / 2 : n;
 }
 
-/* Rows of q or dout, for products that sum over the head: to[c][i] = from[i][c]; the columns past the last row are zero. */
-static void turn_in(const block *b, float (*to)[QUERIES], const float *from, int64_t ld)
+static int64_t columns(const block *b)
 {
-    float rows[QUERIES * MAX_HEAD / 2];
-    const int64_t width = steps(b, b->shape->head_dim);
-    if (b->pairs)
-        bw_pairs_along_rows(rows, width, from, ld, b->count, b->shape->head_dim);
-    bw_transpose(to[0], QUERIES, b->pairs ? rows : from, b->pairs ? width : ld, b->count, width);
-    for (int64_t c = 0; c < width; c++)
-        for (int64_t i = b->count; i < QUERIES; i++)
-            to[c][i] = 0;
+    return (int64_t)b->heads * QUERIES;
 }
 
-static void turn_out(const block *b, float *to, int64_t ld, float (*from)[QUERIES])
+/* Rows of q or dout, heads beside one another, for products that sum over the head: to[c][h, i] = from[i][h, c]; past the last row there are zeros.
+ */
+static void turn_in(const block *b, float *to, const float *from, int64_t ld)
 {
-    bw_transpose(to, ld, from[0], QUERIES, b->shape->head_dim, b->count);
+    float rows[QUERIES * MAX_HEAD / 2];
+    const int64_t head_dim = b->shape->head_dim, width = steps(b, head_dim);
+    for (int head = 0; head < b->heads; head++, from += head_dim, to += QUERIES) {
+        if (b->pairs)
+            bw_pairs_along_rows(rows, width, from, ld, b->count, head_dim);
+        bw_transpose(to, COLUMNS, b->pairs ? rows : from, b->pairs ? width : ld, b->count, width);
+        for (int64_t c = 0; c < width; c++)
+            for (int64_t i = b->count; i < QUERIES; i++)
+                to[c * COLUMNS + i] = 0;
+    }
+}
+
+static void turn_out(const block *b, float *to, int64_t ld, const float *from)
+{
+    for (int head = 0; head < b->heads; head++)
+        bw_transpose(to + (int64_t)head * b->shape->head_dim, ld, from + head * QUERIES, COLUMNS, b->shape->head_dim, b->count);
 }
 
 /* Scores on the right of a product that sums over keys, and on the left of one that sums over queries. memory: for their pairs. */
-static const float *over_keys(const block *b, float *memory, float (*scores)[QUERIES], int64_t keys)
+static const float *over_keys(const block *b, float *memory, const float *scores, int64_t keys)
 {
     if (!b->pairs)
-        return scores[0];
-    bw_pairs_along_columns(memory, QUERIES, scores[0], QUERIES, keys, QUERIES);
+        return scores;
+    bw_pairs_along_columns(memory, COLUMNS, scores, COLUMNS, keys, columns(b));
     return memory;
 }
 
-static const float *over_queries(const block *b, float *memory, float (*scores)[QUERIES], int64_t keys)
+static const float *over_queries(const block *b, float *memory, const float *scores, int64_t keys)
 {
     if (!b->pairs)
-        return scores[0];
-    bw_pairs_along_rows(memory, QUERIES / 2, scores[0], QUERIES, keys, QUERIES);
+        return scores;
+    bw_pairs_along_rows(memory, COLUMNS / 2, scores, COLUMNS, keys, columns(b));
     return memory;
 }
 
@@ -174,15 +183,15 @@ static packed pack(const bw_attention *shape, const float *k, const float *v, in
 
 /* ---- forward -------------------------------------------------------------------------------------------------------- */
 
-/* scores[key][query] of some keys, rows of k. */
-static void score(const block *b, float (*scores)[QUERIES], const float (*queries)[QUERIES], float scale, const float *k, int64_t ldk, int64_t keys)
+/* scores[key][head, query] of some keys, rows of k. */
+static void score(const block *b, float *scores, const float *queries, float scale, const float *k, int64_t ldk, int64_t keys)
 {
-    const bw_tile_call call = {keys, QUERIES, steps(b, b->shape->head_dim), scale, k, ldk, 1, queries[0], QUERIES, scores[0], QUERIES, false};
+    const bw_tile_call call = {keys, columns(b), steps(b, b->shape->head_dim), scale, k, ldk, 1, queries, COLUMNS, scores, COLUMNS, false};
     multiply(b, &call);
 }
 
 /* Which of a key's queries see it: columns low .. high - 1. */
-static void seen(const bw_block_of_queries *b, int64_t key, int64_t *low, int64_t *high)
+static void seen(const block *b, int64_t key, int64_t *low, int64_t *high)
 {
     *low = key > b->first_query ? key - b->first_query : 0;
     *high = b->count;
@@ -190,30 +199,37 @@ static void seen(const bw_block_of_queries *b, int64_t key, int64_t *low, int64_
         *high = key + b->shape->window - b->first_query;
 }
 
-/* Give the scores that are not seen a value, and cap the rest. */
-BW_HOT static void cap_scores(float (*scores)[QUERIES], int64_t keys, float cap)
+/* From here on scores are those of one head, QUERIES columns. Those that are not seen are given a value, and the rest is capped. */
+BW_HOT static void cap_scores(float *scores, int64_t keys, float cap)
 {
-    for (int64_t j = 0; j < keys; j++)
+    for (int64_t j = 0; j < keys; j++, scores += COLUMNS)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++)
-            scores[j][i] = cap * bw_tanh(scores[j][i] / cap);
+            scores[i] = cap * bw_tanh(scores[i] / cap);
 }
 
-static void mask_scores(const bw_block_of_queries *b, float (*scores)[QUERIES], int64_t first_key, int64_t keys, float value)
+static void mask_scores(const block *b, float *scores, int64_t first_key, int64_t keys, float value)
 {
-    for (int64_t j = 0; j < keys; j++) {
+    for (int64_t j = 0; j < keys; j++, scores += COLUMNS) {
         int64_t low, high;
         seen(b, first_key + j, &low, &high);
         for (int64_t i = 0; i < low && i < QUERIES; i++)
-            scores[j][i] = value;
+            scores[i] = value;
         for (int64_t i = high < 0 ? 0 : high; i < QUERIES; i++)
-            scores[j][i] = value;
+            scores[i] = value;
     }
+}
+
+static void cap_and_mask(const block *b, float *scores, int64_t first_key, int64_t keys)
+{
+    if (b->shape->soft_cap > 0)
+        cap_scores(scores, keys, b->shape->soft_cap);
+    mask_scores(b, scores, first_key, keys, -3e38f);
 }
 
 /* Scores become exp(score - running maximum); shrink tells what the sums so far have to be multiplied by. A query that
  * has seen no key yet holds the lowest maximum, and its masked scores stay far below the range of the exponential. */
-BW_HOT static void soften(float (*scores)[QUERIES], int64_t keys, float *highest, float *sum, float *shrink)
+BW_HOT static void soften(float *scores, int64_t keys, float *highest, float *sum, float *shrink)
 {
     float best[QUERIES], total[QUERIES];
 #pragma omp simd
@@ -222,12 +238,12 @@ BW_HOT static void soften(float (*scores)[QUERIES], int64_t keys, float *highest
     for (int64_t j = 0; j < keys; j++)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++)
-            best[i] = scores[j][i] > best[i] ? scores[j][i] : best[i];
-    for (int64_t j = 0; j < keys; j++)
+            best[i] = scores[j * COLUMNS + i] > best[i] ? scores[j * COLUMNS + i] : best[i];
+    for (int64_t j = 0; j < keys; j++, scores += COLUMNS)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++) {
-            float e = scores[j][i] > -1e30f ? bw_exp(scores[j][i] - best[i]) : 0.0f;
-            scores[j][i] = e;
+            float e = scores[i] > -1e30f ? bw_exp(scores[i] - best[i]) : 0.0f;
+            scores[i] = e;
             total[i] += e;
         }
 #pragma omp simd
@@ -238,43 +254,54 @@ BW_HOT static void soften(float (*scores)[QUERIES], int64_t keys, float *highest
     }
 }
 
-BW_HOT static void scale_columns(float (*x)[QUERIES], const float *factor, int rows)
+BW_HOT static void scale_columns(float *x, const float *factor, int64_t rows, int64_t width)
 {
-    for (int c = 0; c < rows; c++)
+    for (int64_t c = 0; c < rows; c++, x += COLUMNS)
 #pragma omp simd
-        for (int i = 0; i < QUERIES; i++)
-            x[c][i] *= factor[i];
+        for (int64_t i = 0; i < width; i++)
+            x[i] *= factor[i];
 }
 
-void bw_attention_block(const block *b, float *out, int64_t ldo, float *lse, const float *q, int64_t ldq, const bw_keys *source)
+/* What is kept of each column while the keys go by. */
+typedef struct running {
+    float highest[COLUMNS], sum[COLUMNS], shrink[COLUMNS];
+} running;
+
+/* Keys first .. first + keys: scores, their exponentials, and those times values, added to the result. */
+static void forward_keys(const block *b, float *result, running *r, const float *queries, const bw_keys *source, int64_t first, int64_t keys)
 {
-    const bw_attention *s = b->shape;
-    float queries[MAX_HEAD][QUERIES], result[MAX_HEAD][QUERIES], scores[KEYS][QUERIES], pairs[KEYS / 2 * QUERIES];
-    float highest[QUERIES], sum[QUERIES], shrink[QUERIES];
+    const int64_t head_dim = b->shape->head_dim;
+    const bool more = first > b->first_key;
+    float scores[KEYS * COLUMNS], pairs[KEYS / 2 * COLUMNS];
     bw_key_span here;
-    turn_in(b, queries, q, ldq);
-    for (int i = 0; i < QUERIES; i++)
-        highest[i] = -3e38f, sum[i] = 0;
-    for (int64_t first = b->first_key; first < b->last_key; first += KEYS) {
-        int64_t keys = b->last_key - first < KEYS ? b->last_key - first : KEYS;
-        bw_key_span_take(&here, b, source, first, keys);
-        score(b, scores, queries, s->scale, here.k, here.ldk, keys);
-        if (s->soft_cap > 0)
-            cap_scores(scores, keys, s->soft_cap);
-        mask_scores(b, scores, first, keys, -3e38f);
-        soften(scores, keys, highest, sum, shrink);
-        bool more = first > b->first_key;
-        if (more)
-            scale_columns(result, shrink, s->head_dim);
-        const float *weights = over_keys(b, pairs, scores, keys);
-        multiply(b, &(bw_tile_call){s->head_dim, QUERIES, steps(b, keys), 1, here.v, 1, here.ldv, weights, QUERIES, result[0], QUERIES, more});
+    bw_key_span_take(&here, b, source, first, keys);
+    score(b, scores, queries, b->shape->scale, here.k, here.ldk, keys);
+    for (int64_t at = 0; at < columns(b); at += QUERIES) {
+        cap_and_mask(b, scores + at, first, keys);
+        soften(scores + at, keys, r->highest + at, r->sum + at, r->shrink + at);
     }
-    for (int64_t i = 0; i < QUERIES; i++)
-        shrink[i] = sum[i] > 0 ? 1.0f / sum[i] : 0.0f;
-    scale_columns(result, shrink, s->head_dim);
+    if (more)
+        scale_columns(result, r->shrink, head_dim, columns(b));
+    const float *weights = over_keys(b, pairs, scores, keys);
+    multiply(b, &(bw_tile_call){head_dim, columns(b), steps(b, keys), 1, here.v, 1, here.ldv, weights, COLUMNS, result, COLUMNS, more});
+}
+
+void bw_attention_block(const block *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq, const bw_keys *source)
+{
+    float queries[MAX_HEAD * COLUMNS], result[MAX_HEAD * COLUMNS];
+    running r = {.sum = {0}};
+    turn_in(b, queries, q, ldq);
+    for (int i = 0; i < COLUMNS; i++)
+        r.highest[i] = -3e38f;
+    for (int64_t first = b->first_key; first < b->last_key; first += KEYS)
+        forward_keys(b, result, &r, queries, source, first, b->last_key - first < KEYS ? b->last_key - first : KEYS);
+    for (int64_t i = 0; i < columns(b); i++)
+        r.shrink[i] = r.sum[i] > 0 ? 1.0f / r.sum[i] : 0.0f;
+    scale_columns(result, r.shrink, b->shape->head_dim, columns(b));
     turn_out(b, out, ldo, result);
-    for (int64_t i = 0; lse && i < b->count; i++)
-        lse[i] = highest[i] + logf(sum[i]);
+    for (int head = 0; lse && head < b->heads; head++)
+        for (int64_t i = 0; i < b->count; i++)
+            lse[head * T + i] = r.highest[head * QUERIES + i] + logf(r.sum[head * QUERIES + i]);
 }
 
 /* Sequence number and first query of the block that comes `index`-th, counted through all sequences. */
@@ -300,25 +327,41 @@ static int64_t count_blocks(const int32_t *offsets, int n_seq)
     return blocks;
 }
 
+/* Heads that share keys and values, as many as one block takes: the first of them is head `piece` * BW_HEADS of its key head. */
+static int pieces(const bw_attention *shape)
+{
+    return (shape->n_head / shape->n_kv + BW_HEADS - 1) / BW_HEADS;
+}
+
+int bw_heads_from(const bw_attention *shape, int member)
+{
+    const int left = shape->n_head / shape->n_kv - member;
+    return left < BW_HEADS ? left : BW_HEADS;
+}
+
+static void forward_piece(const packed *p, int64_t index, int kv_head, int member, float *out, float *lse, const float *q, int64_t ldq)
+{
+    int sequence;
+    int64_t first;
+    if (!find_block(p->offsets, p->n_seq, index, &sequence, &first))
+        return;
+    const int64_t left = p->offsets[sequence + 1] - p->offsets[sequence] - first, row = p->offsets[sequence] + first;
+    const int64_t head = (int64_t)kv_head * (p->shape->n_head / p->shape->n_kv) + member, at = row * ldq + head * p->shape->head_dim;
+    const block b = bw_queries(p->shape, p->pairs, first, left < QUERIES ? left : QUERIES, bw_heads_from(p->shape, member));
+    const bw_keys keys = keys_of(p, sequence, kv_head);
+    bw_attention_block(&b, out + at, ldq, lse + head * p->T + row, p->T, q + at, ldq, &keys);
+}
+
 void bw_attention_forward(const bw_attention *shape, float *out, float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
                           const int32_t *offsets, int n_seq, float *scratch)
 {
     const packed p = pack(shape, k, v, ldk, offsets, n_seq, scratch, false);
-    int64_t blocks = count_blocks(offsets, n_seq), T = p.T;
-    int group = shape->n_head / shape->n_kv;
+    const int64_t blocks = count_blocks(offsets, n_seq);
+    const int heads = shape->n_kv * pieces(shape);
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int64_t index = 0; index < blocks; index++)
-        for (int head = 0; head < shape->n_head; head++) {
-            int sequence;
-            int64_t first;
-            if (!find_block(offsets, n_seq, index, &sequence, &first))
-                continue;
-            int64_t left = offsets[sequence + 1] - offsets[sequence] - first, row = offsets[sequence] + first;
-            block b = bw_queries(shape, p.pairs, first, left < QUERIES ? left : QUERIES);
-            int64_t at = row * ldq + (int64_t)head * shape->head_dim;
-            const bw_keys keys = keys_of(&p, sequence, head / group);
-            bw_attention_block(&b, out + at, ldq, lse + head * T + row, q + at, ldq, &keys);
-        }
+        for (int head = 0; head < heads; head++)
+            forward_piece(&p, index, head / pieces(shape), head % pieces(shape) * BW_HEADS, out, lse, q, ldq);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------- */
@@ -338,40 +381,37 @@ BW_HOT void bw_attention_dots(float *dots, const float *a, int64_t lda, const fl
         dots[i] = dot(a + i * lda, b + i * ldb, head_dim) * scale;
 }
 
-/* What the backward pass holds of a block of queries: turned over, and along columns for products that sum over queries. */
+/* What the backward pass holds of a block of queries: turned over, and as rows, heads one below the other, for products that sum over queries. */
 typedef struct turned {
-    float queries[MAX_HEAD][QUERIES], douts[MAX_HEAD][QUERIES], dqueries[MAX_HEAD][QUERIES];
-    const float *q_columns, *dout_columns;
-    int64_t ld_columns;
-    float pairs[2][QUERIES / 2 * MAX_HEAD];
-    float lse[QUERIES], dots[QUERIES]; /* dots: sum over the head of dout * out */
+    float queries[MAX_HEAD * COLUMNS], douts[MAX_HEAD * COLUMNS], dqueries[MAX_HEAD * COLUMNS];
+    float q_rows[COLUMNS * MAX_HEAD], dout_rows[COLUMNS * MAX_HEAD]; /* [head, query][head_dim] */
+    float lse[COLUMNS], dots[COLUMNS];                               /* dots: sum over the head of dout * out */
 } turned;
 
 /* scores -> probabilities, in place; dscores (the gradient of the probabilities) -> that of the products q k. */
-BW_HOT static void score_gradient(float (*scores)[QUERIES], float (*dscores)[QUERIES], int64_t keys, const float *lse, const float *dots, float scale)
+BW_HOT static void score_gradient(float *scores, float *dscores, int64_t keys, const float *lse, const float *dots, float scale)
 {
-    for (int64_t j = 0; j < keys; j++)
+    for (int64_t j = 0; j < keys; j++, scores += COLUMNS, dscores += COLUMNS)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++) {
-            float p = scores[j][i] > -1e30f ? bw_exp(scores[j][i] - lse[i]) : 0.0f;
-            dscores[j][i] = p * (dscores[j][i] - dots[i]) * scale;
-            scores[j][i] = p;
+            float p = scores[i] > -1e30f ? bw_exp(scores[i] - lse[i]) : 0.0f;
+            dscores[i] = p * (dscores[i] - dots[i]) * scale;
+            scores[i] = p;
         }
 }
 
 /* Capped scores: the derivative of the cap, 1 - (score / cap)^2, taken into dscores beforehand would be lost in
  * (dscores - dots), so it follows in a pass of its own over the kept capped scores. */
-BW_HOT static void score_gradient_capped(float (*scores)[QUERIES], float (*dscores)[QUERIES], int64_t keys, const float *lse, const float *dots,
-                                         float scale, float cap)
+BW_HOT static void score_gradient_capped(float *scores, float *dscores, int64_t keys, const float *lse, const float *dots, float scale, float cap)
 {
     float inverse = 1.0f / cap;
-    for (int64_t j = 0; j < keys; j++)
+    for (int64_t j = 0; j < keys; j++, scores += COLUMNS, dscores += COLUMNS)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++) {
-            bool visible = scores[j][i] > -1e30f;
-            float t = visible ? scores[j][i] * inverse : 0.0f, p = visible ? bw_exp(scores[j][i] - lse[i]) : 0.0f;
-            dscores[j][i] = p * (dscores[j][i] - dots[i]) * scale * (1.0f - t * t);
-            scores[j][i] = p;
+            bool visible = scores[i] > -1e30f;
+            float t = visible ? scores[i] * inverse : 0.0f, p = visible ? bw_exp(scores[i] - lse[i]) : 0.0f;
+            dscores[i] = p * (dscores[i] - dots[i]) * scale * (1.0f - t * t);
+            scores[i] = p;
         }
 }
 
@@ -379,47 +419,54 @@ BW_HOT static void score_gradient_capped(float (*scores)[QUERIES], float (*dscor
 static void backward_keys(const block *b, turned *t, int64_t first, int64_t keys, float *dk, float *dv, int64_t ldk, const bw_keys *from)
 {
     const bw_attention *s = b->shape;
-    const int64_t at = first * from->ld_rows;
-    float scores[KEYS][QUERIES], dscores[KEYS][QUERIES], pairs[KEYS / 2 * QUERIES];
+    const int64_t at = first * from->ld_rows, width = columns(b), head_dim = s->head_dim;
+    float scores[KEYS * COLUMNS], dscores[KEYS * COLUMNS], pairs[KEYS / 2 * COLUMNS];
     score(b, scores, t->queries, s->scale, from->k_rows + at, from->ld_rows, keys);
-    if (s->soft_cap > 0)
-        cap_scores(scores, keys, s->soft_cap);
-    mask_scores(b, scores, first, keys, -3e38f);
     score(b, dscores, t->douts, 1.0f, from->v_rows + at, from->ld_rows, keys);
-    if (s->soft_cap > 0)
-        score_gradient_capped(scores, dscores, keys, t->lse, t->dots, s->scale, s->soft_cap);
-    else
-        score_gradient(scores, dscores, keys, t->lse, t->dots, s->scale);
-    bw_tile_call sum = {keys, s->head_dim, steps(b, b->count), 1, NULL, steps(b, QUERIES), 1, t->dout_columns, t->ld_columns, dv, ldk, true};
+    for (int64_t head = 0; head < width; head += QUERIES) {
+        cap_and_mask(b, scores + head, first, keys);
+        if (s->soft_cap > 0)
+            score_gradient_capped(scores + head, dscores + head, keys, t->lse + head, t->dots + head, s->scale, s->soft_cap);
+        else
+            score_gradient(scores + head, dscores + head, keys, t->lse + head, t->dots + head, s->scale);
+    }
+    bw_tile_call sum = {keys, head_dim, steps(b, width), 1, NULL, steps(b, COLUMNS), 1, t->dout_rows, head_dim, dv, ldk, true};
     sum.a = over_queries(b, pairs, scores, keys);
     multiply(b, &sum);
-    sum.a = over_queries(b, pairs, dscores, keys), sum.b = t->q_columns, sum.c = dk;
+    sum.a = over_queries(b, pairs, dscores, keys), sum.b = t->q_rows, sum.c = dk;
     multiply(b, &sum);
-    const float *columns = from->k_columns + steps(b, first) * from->ld_columns, *weights = over_keys(b, pairs, dscores, keys);
-    multiply(b, &(bw_tile_call){s->head_dim, QUERIES, steps(b, keys), 1, columns, 1, from->ld_columns, weights, QUERIES, t->dqueries[0], QUERIES,
+    const float *k_columns = from->k_columns + steps(b, first) * from->ld_columns, *weights = over_keys(b, pairs, dscores, keys);
+    multiply(b, &(bw_tile_call){head_dim, width, steps(b, keys), 1, k_columns, 1, from->ld_columns, weights, COLUMNS, t->dqueries, COLUMNS,
                                 first > b->first_key});
 }
 
-static const float *queries_in_columns(const block *b, float *memory, const float *from, int64_t ld)
+/* Rows of q or dout, heads one below the other, for products that sum over all of them; past the last row there are zeros. */
+static void take_rows(const block *b, float *to, const float *from, int64_t ld)
 {
-    if (!b->pairs)
-        return from;
-    bw_pairs_along_columns(memory, b->shape->head_dim, from, ld, b->count, b->shape->head_dim);
-    return memory;
+    const int64_t head_dim = b->shape->head_dim, rows = steps(b, QUERIES), there = steps(b, b->count);
+    for (int head = 0; head < b->heads; head++, from += head_dim, to += rows * head_dim) {
+        if (b->pairs)
+            bw_pairs_along_columns(to, head_dim, from, ld, b->count, head_dim);
+        for (int64_t i = 0; !b->pairs && i < there; i++)
+            memcpy(to + i * head_dim, from + i * ld, (size_t)head_dim * sizeof *to);
+        memset(to + there * head_dim, 0, (size_t)((rows - there) * head_dim) * sizeof *to);
+    }
 }
 
-static void load_turned(turned *t, const block *b, const float *q, const float *dout, const float *out, const float *lse, int64_t ldq)
+/* lse: of each head, T apart. */
+static void load_turned(turned *t, const block *b, const float *q, const float *dout, const float *out, const float *lse, int64_t T, int64_t ldq)
 {
-    int head_dim = b->shape->head_dim;
+    const int64_t head_dim = b->shape->head_dim;
     turn_in(b, t->queries, q, ldq);
     turn_in(b, t->douts, dout, ldq);
-    t->q_columns = queries_in_columns(b, t->pairs[0], q, ldq);
-    t->dout_columns = queries_in_columns(b, t->pairs[1], dout, ldq);
-    t->ld_columns = b->pairs ? head_dim : ldq;
+    take_rows(b, t->q_rows, q, ldq);
+    take_rows(b, t->dout_rows, dout, ldq);
     memset(t->dots, 0, sizeof t->dots);
-    bw_attention_dots(t->dots, dout, ldq, out, ldq, b->count, head_dim, 1);
-    for (int64_t i = 0; i < QUERIES; i++)
-        t->lse[i] = i < b->count ? lse[i] : 0;
+    memset(t->lse, 0, sizeof t->lse);
+    for (int head = 0; head < b->heads; head++) {
+        bw_attention_dots(t->dots + head * QUERIES, dout + head * head_dim, ldq, out + head * head_dim, ldq, b->count, head_dim, 1);
+        memcpy(t->lse + head * QUERIES, lse + head * T, (size_t)b->count * sizeof *lse);
+    }
 }
 
 /* All of one key head in one sequence; the pointers are at the sequence's first row and the head's first column. */
@@ -434,11 +481,11 @@ static void backward_group(const packed *p, int sequence, int head, float *dq, f
         memset(dk + j * p->ldk, 0, (size_t)shape->head_dim * sizeof *dk);
         memset(dv + j * p->ldk, 0, (size_t)shape->head_dim * sizeof *dv);
     }
-    for (int member = 0; member < shape->n_head / shape->n_kv; member++)
+    for (int member = 0; member < shape->n_head / shape->n_kv; member += BW_HEADS)
         for (int64_t first = 0; first < length; first += QUERIES) {
-            block b = bw_queries(shape, p->pairs, first, length - first < QUERIES ? length - first : QUERIES);
-            int64_t at = first * ldq + (int64_t)member * shape->head_dim;
-            load_turned(&t, &b, q + at, dout + at, out + at, lse + member * p->T + first, ldq);
+            const block b = bw_queries(shape, p->pairs, first, length - first < QUERIES ? length - first : QUERIES, bw_heads_from(shape, member));
+            const int64_t at = first * ldq + (int64_t)member * shape->head_dim;
+            load_turned(&t, &b, q + at, dout + at, out + at, lse + member * p->T + first, p->T, ldq);
             for (int64_t key = b.first_key; key < b.last_key; key += KEYS)
                 backward_keys(&b, &t, key, b.last_key - key < KEYS ? b.last_key - key : KEYS, dk + key * p->ldk, dv + key * p->ldk, p->ldk, &from);
             turn_out(&b, dq + at, ldq, t.dqueries);

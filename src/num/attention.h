@@ -1,18 +1,21 @@
-/* Attention of a block of queries of one head, as packed sequences and decoding share it. */
+/* Attention of a block of queries, as packed sequences and decoding share it. */
 #ifndef NUM_ATTENTION_H
 #define NUM_ATTENTION_H
 #include "breakwater/num.h"
 
-enum { BW_QUERIES = 16, BW_KEYS = 64 }; /* rows of a block, and keys that it meets at a time; BW_KEYS is even */
+enum { BW_QUERIES = 16, BW_HEADS = 4, BW_KEYS = 64 }; /* rows and heads of a block, at most, and keys that it meets at a time; BW_KEYS is even */
 
-/* `count` rows of one head; row i may see keys first_key .. first_query + i of its sequence, less what lies before its window. */
+/* `count` rows of `heads` heads that share their keys; row i may see keys first_key .. first_query + i of its sequence, less what lies before its
+ * window. */
 typedef struct bw_block_of_queries {
     const bw_attention *shape;
     bool pairs; /* products are of bf16 pairs (num/pairs.h) */
     int64_t first_query, count, first_key, last_key;
+    int heads;
 } bw_block_of_queries;
 bool bw_attention_in_pairs(void); /* with the products that were chosen, on this CPU */
-bw_block_of_queries bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count);
+bw_block_of_queries bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count, int heads);
+int bw_heads_from(const bw_attention *shape, int member); /* of a block that begins with this head of those of one key head */
 
 /* Keys and values of one head of a sequence, from its first key on, as products read them: along rows where they sum over the head, along columns
  * where they sum over keys. In fp32 that is the same matrix; of pairs, a row of columns serves two keys. A cache of bf16 is read span by span. */
@@ -31,8 +34,9 @@ typedef struct bw_key_span {
 } bw_key_span;
 void bw_key_span_take(bw_key_span *s, const bw_block_of_queries *b, const bw_keys *keys, int64_t first, int64_t count);
 
-/* out, q: the block's first row, at the head's first column; lse: NULL, or of each row. Runs on the calling thread. */
-void bw_attention_block(const bw_block_of_queries *b, float *out, int64_t ldo, float *lse, const float *q, int64_t ldq, const bw_keys *keys);
+/* out, q: the block's first row, at its first head's first column; lse: NULL, or of each row, heads T apart. Runs on the calling thread. */
+void bw_attention_block(const bw_block_of_queries *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq,
+                        const bw_keys *keys);
 /* dots[i] = scale * row i of a times row i of b; rows of b are ldb apart, of a lda: 0 takes the same one each time. */
 void bw_attention_dots(float *dots, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows, int64_t head_dim, float scale);
 

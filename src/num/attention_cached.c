@@ -64,7 +64,7 @@ static float score_query(const bw_attention *s, float *scores, const float *q, c
 /* One row at `position`, some heads of one key head: a block of one query would waste its other columns, but these heads share keys and values. */
 static void single_row(const bw_attention *s, int heads, float *out, const float *q, int64_t position, const bw_keys *from)
 {
-    const bw_block_of_queries b = bw_queries(s, false, position, 1);
+    const bw_block_of_queries b = bw_queries(s, false, position, 1, 1);
     float scores[HEADS][KEYS], highest[HEADS] = {0}, sum[HEADS] = {0};
     bw_key_span here;
     memset(out, 0, (size_t)(heads * s->head_dim) * sizeof *out);
@@ -115,11 +115,14 @@ void bw_attention_cached(const bw_attention *shape, float *out, const float *q, 
     }
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int first = 0; first < n_new; first += QUERIES)
-        for (int head = 0; head < shape->n_head; head++) {
-            const bw_block_of_queries b = bw_queries(shape, pairs, before + first, n_new - first < QUERIES ? n_new - first : QUERIES);
-            const int64_t at = first * ldq + (int64_t)head * shape->head_dim;
-            const bw_cache here = bw_cache_at(cache, head / group * cache.head);
+        for (int head = 0; head < shape->n_kv; head++) {
+            const bw_cache here = bw_cache_at(cache, head * cache.head);
             const bw_keys keys = keys_in(&here);
-            bw_attention_block(&b, out + at, ldq, NULL, q + at, ldq, &keys);
+            for (int member = 0; member < group; member += BW_HEADS) {
+                const int64_t rows = n_new - first < QUERIES ? n_new - first : QUERIES;
+                const bw_block_of_queries b = bw_queries(shape, pairs, before + first, rows, bw_heads_from(shape, member));
+                const int64_t at = first * ldq + ((int64_t)head * group + member) * shape->head_dim;
+                bw_attention_block(&b, out + at, ldq, NULL, 0, q + at, ldq, &keys);
+            }
         }
 }

@@ -28,8 +28,7 @@ void bw_tile_pairs(const bw_tile_call *call)
 
 void bw_pairs_along_rows(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
 {
-    for (int64_t i = 0; i < rows; i++)
-        bw_row_narrow((uint16_t *)(void *)(to + i * ldt), from + i * ld, cols);
+    bw_rows_narrow((uint16_t *)(void *)to, 2 * ldt, from, ld, rows, cols);
 }
 
 /* ---- along columns -------------------------------------------------------------------------------------------------- */

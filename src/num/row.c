@@ -55,32 +55,42 @@ BW_HOT void bw_row_widen(float *to, const uint16_t *from, int64_t n)
         to[i] = bw_from_bf16(from[i]);
 }
 
-BW_HOT static void row_narrow(uint16_t *to, const float *from, int64_t n)
+BW_HOT static void rows_narrow(uint16_t *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        to[i] = bw_to_bf16(from[i]);
+    for (int64_t j = 0; j < rows; j++, to += ldt, from += ld)
+        for (int64_t i = 0; i < n; i++)
+            to[i] = bw_to_bf16(from[i]);
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void row_narrow_avx512(uint16_t *to, const float *from, int64_t n)
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void rows_narrow_avx512(uint16_t *to, int64_t ldt, const float *from,
+                                                                                               int64_t ld, int64_t rows, int64_t n)
 {
-    int64_t j = 0;
-    for (; j + 32 <= n; j += 32)
-        _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + j + 16), _mm512_loadu_ps(from + j)));
-    for (; j < n; j += 16) {
-        const __mmask16 there = (__mmask16)(n - j < 16 ? (1u << (n - j)) - 1 : 0xffff);
-        _mm256_mask_storeu_epi16(to + j, there, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from + j)));
+    for (int64_t row = 0; row < rows; row++, to += ldt, from += ld) {
+        int64_t j = 0;
+        for (; j + 32 <= n; j += 32)
+            _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + j + 16), _mm512_loadu_ps(from + j)));
+        for (; j + 16 <= n; j += 16)
+            _mm256_storeu_si256((__m256i *)(to + j), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + j)));
+        const __mmask16 rest = (__mmask16)((1u << (n - j)) - 1);
+        if (rest) /* some CPUs take tens of cycles for a masked store */
+            _mm256_mask_storeu_epi16(to + j, rest, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(rest, from + j)));
     }
 }
 #endif
 
-void bw_row_narrow(uint16_t *to, const float *from, int64_t n)
+void bw_rows_narrow(uint16_t *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t n)
 {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512bf16")) {
-        row_narrow_avx512(to, from, n);
+        rows_narrow_avx512(to, ldt, from, ld, rows, n);
         return;
     }
 #endif
-    row_narrow(to, from, n);
+    rows_narrow(to, ldt, from, ld, rows, n);
+}
+
+void bw_row_narrow(uint16_t *to, const float *from, int64_t n)
+{
+    bw_rows_narrow(to, n, from, n, 1, n);
 }

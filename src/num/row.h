@@ -10,5 +10,6 @@ void bw_row_scale(float *x, int64_t n, float factor);
 void bw_row_widen(float *to, const uint16_t *from, int64_t n); /* from bf16 */
 /* As bw_to_bf16() rounds; a CPU that multiplies bf16 takes subnormals for zeros, as its products do. */
 void bw_row_narrow(uint16_t *to, const float *from, int64_t n);
+void bw_rows_narrow(uint16_t *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t n);
 
 #endif
