@@ -11,6 +11,8 @@
 
 /* ---- family: what tells one architecture from another, as data --------------------------------------------------- */
 typedef enum bw_target { BW_Q, BW_K, BW_V, BW_O, BW_GATE, BW_UP, BW_DOWN, BW_TARGETS } bw_target;
+/* Sets of them, bit t for target t: what comes before attention, and after it. */
+enum { BW_QKV = 1u << BW_Q | 1u << BW_K | 1u << BW_V, BW_AFTER_ATTENTION = 1u << BW_O | 1u << BW_GATE | 1u << BW_UP | 1u << BW_DOWN };
 typedef struct bw_spec {
     const char *family; /* "llama" */
     int n_layer, n_head, n_kv, head_dim;
@@ -24,9 +26,10 @@ typedef struct bw_spec {
 } bw_spec;
 /* Shape of a target's weight (any pointer may be NULL). */
 void bw_spec_shape(const bw_spec *spec, bw_target target, int64_t *out, int64_t *in);
-const char *bw_target_name(bw_target target);           /* "q", "gate", ... */
-const char *bw_target_module(bw_target target);         /* "self_attn.q_proj", "mlp.gate_proj", ... */
-int bw_targets_parse(const char *text, unsigned *mask); /* "q,v,gate" or "q_proj,v_proj"; bit 1 << target; BW_USAGE names the choices */
+double bw_spec_flops(const bw_spec *spec, unsigned targets); /* of a token in the weights of some targets of a layer */
+const char *bw_target_name(bw_target target);                /* "q", "gate", ... */
+const char *bw_target_module(bw_target target);              /* "self_attn.q_proj", "mlp.gate_proj", ... */
+int bw_targets_parse(const char *text, unsigned *mask);      /* "q,v,gate" or "q_proj,v_proj"; bit 1 << target; BW_USAGE names the choices */
 
 /* ---- source: the model's files, opened and checked: every tensor there, none surplus, shapes and types right ------ */
 typedef struct bw_source bw_source;

@@ -311,25 +311,13 @@ static int check_decoding(const decoding *d, double *residual)
     return status;
 }
 
-/* Of a token, in some targets of one layer. */
-static double flops_of_layer(const bw_spec *spec, unsigned targets)
-{
-    double flops = 0;
-    for (int target = 0; target < BW_TARGETS; target++) {
-        int64_t out, in;
-        bw_spec_shape(spec, (bw_target)target, &out, &in);
-        flops += targets >> target & 1u ? 2.0 * (double)out * (double)in : 0;
-    }
-    return flops;
-}
-
 /* Tokens a second of all ranks, had everything the rate of the matrix products of a prompt pass, and then of passes of a row an answer. */
 static int limit_of_decoding(const decoding *d, double *limit)
 {
     const bw_spec *spec = d->bench->spec;
     int64_t batch = d->bench->config->eval_batch;
-    const unsigned after = 1u << BW_O | 1u << BW_GATE | 1u << BW_UP | 1u << BW_DOWN; /* in the last layer of a prompt only its last row goes there */
-    const double weights = flops_of_layer(spec, ~0u) * spec->n_layer, skipped = (PROMPT - 1) * flops_of_layer(spec, after);
+    /* Of the last layer, only the last row of a prompt goes on after attention. */
+    const double weights = bw_spec_flops(spec, ~0u) * spec->n_layer, skipped = (PROMPT - 1) * bw_spec_flops(spec, BW_AFTER_ATTENTION);
     const double head = 2.0 * (double)spec->d_model * (double)spec->vocab;
     double prompts, tokens, slowest, fastest;
     BW_TRY(bw_bench_gemm_rate(d->bench, PROMPT * batch, batch, false, &prompts));

@@ -424,6 +424,8 @@ void bw_block_output_forward(const bw_block *block, const bw_rows_of *rows, cons
     project(block, rows, weights, layer, BW_DOWN, input_of(block, rows->T, block->hidden, spec->d_ff), 1, out, saved);
 }
 
+enum { MLP_INPUTS = 1u << BW_GATE | 1u << BW_UP };
+
 static bool trains(const bw_block *block, int layer, unsigned mask)
 {
     for (int target = 0; target < BW_TARGETS; target++)
@@ -436,7 +438,7 @@ static void mlp_backward(const bw_block *block, int64_t T, const bw_layer *weigh
                          bool need_dx)
 {
     float *d_gate = slopes->wide_a, *d_up = slopes->wide_b, *d_normed = need_dx ? slopes->normed : NULL;
-    bool inner = need_dx || trains(block, layer, 1u << BW_GATE | 1u << BW_UP);
+    bool inner = need_dx || trains(block, layer, MLP_INPUTS);
     bw_operand hidden = {0}, normed = {0};
     if (trains(block, layer, 1u << BW_DOWN)) {
         activate(block, T, saved);
@@ -446,7 +448,7 @@ static void mlp_backward(const bw_block *block, int64_t T, const bw_layer *weigh
     if (!inner)
         return;
     bw_swiglu_backward(d_gate, d_up, d_up, saved->gate, saved->up, T * block->spec->d_ff);
-    if (trains(block, layer, 1u << BW_GATE | 1u << BW_UP)) {
+    if (trains(block, layer, MLP_INPUTS)) {
         norm_before_mlp(block, T, weights, saved);
         normed = input_again(block, T, block->normed, block->spec->d_model);
     }
@@ -456,24 +458,33 @@ static void mlp_backward(const bw_block *block, int64_t T, const bw_layer *weigh
         norm_backward(block, T, dx, d_normed, saved->middle, saved->inv_rms_mlp, weights->norm_mlp);
 }
 
-static void attention_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer,
-                               const float *x, const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
+void bw_block_output_backward(const bw_block *block, int64_t T, const bw_layer *weights, int layer, const bw_saved *saved, bw_slopes *slopes,
+                              float *dx, bool need_dx)
+{
+    const bool inner = need_dx || trains(block, layer, BW_QKV), attention = inner || trains(block, layer, 1u << BW_O);
+    mlp_backward(block, T, weights, layer, saved, slopes, dx, attention);
+    bw_operand mixed = {0};
+    if (trains(block, layer, 1u << BW_O))
+        mixed = input_again(block, T, saved->mixed, (int64_t)block->spec->n_head * block->spec->head_dim);
+    if (attention)
+        project_backward(block, T, weights, layer, BW_O, mixed, saved, dx, 0, inner ? slopes->mixed : NULL);
+}
+
+void bw_block_inputs_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer,
+                              const float *x, const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
 {
     const bw_spec *spec = block->spec;
     const int64_t T = rows->T, query = (int64_t)spec->n_head * spec->head_dim, key = (int64_t)spec->n_kv * spec->head_dim;
-    bool inner = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V);
-    bw_operand mixed = {0}, normed = {0};
-    if (trains(block, layer, 1u << BW_O))
-        mixed = input_again(block, T, saved->mixed, query);
-    project_backward(block, T, weights, layer, BW_O, mixed, saved, dx, 0, inner ? slopes->mixed : NULL);
-    if (!inner)
+    const bool reads = trains(block, layer, BW_QKV);
+    if (!need_dx && !reads)
         return;
     bw_attention_backward(&block->attention, slopes->q, slopes->k, slopes->v, slopes->mixed, saved->mixed, saved->lse, saved->q, saved->k, saved->v,
                           query, key, batch->offsets, batch->n_seq, block->attention_scratch);
     rotate(block, rows, slopes->q, spec->n_head, true);
     rotate(block, rows, slopes->k, spec->n_kv, true);
     float *d_normed = need_dx ? slopes->normed : NULL;
-    if (trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V)) {
+    bw_operand normed = {0};
+    if (reads) {
         norm_before_attention(block, T, weights, x, saved);
         normed = input_again(block, T, block->normed, spec->d_model);
     }
@@ -482,13 +493,4 @@ static void attention_backward(const bw_block *block, const bw_rows_of *rows, co
     project_backward(block, T, weights, layer, BW_V, normed, saved, slopes->v, 1, d_normed);
     if (need_dx)
         norm_backward(block, T, dx, d_normed, x, saved->inv_rms_attention, weights->norm_attention);
-}
-
-void bw_block_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer, const float *x,
-                       const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx)
-{
-    bool attention = need_dx || trains(block, layer, 1u << BW_Q | 1u << BW_K | 1u << BW_V | 1u << BW_O);
-    mlp_backward(block, rows->T, weights, layer, saved, slopes, dx, attention);
-    if (attention)
-        attention_backward(block, rows, batch, weights, layer, x, saved, slopes, dx, need_dx);
 }

@@ -66,8 +66,11 @@ int bw_slopes_create(bw_slopes *slopes, const bw_spec *spec, int64_t max_tokens)
 void bw_slopes_free(bw_slopes *slopes);
 int64_t bw_slopes_floats(const bw_spec *spec, int64_t max_tokens);
 
-/* dx holds the gradient of the layer's output and leaves with that of its input (of nothing, when need_dx is false: the
- * layer is the lowest with a LoRA, and what nobody asks for is not computed). LoRA gradients go to the views. */
-void bw_block_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer, const float *x,
-                       const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx);
+/* dx holds the gradient of the layer's output and leaves with that of its input (of nothing, when need_dx is false: the layer is the lowest with a
+ * LoRA, and what nobody asks for is not computed). LoRA gradients go to the views. The two halves in reverse: T rows of out -> those of x that went
+ * past attention, and slopes->mixed; then all rows of q, k, v -> added to dx. */
+void bw_block_output_backward(const bw_block *block, int64_t T, const bw_layer *weights, int layer, const bw_saved *saved, bw_slopes *slopes,
+                              float *dx, bool need_dx);
+void bw_block_inputs_backward(const bw_block *block, const bw_rows_of *rows, const bw_batch *batch, const bw_layer *weights, int layer,
+                              const float *x, const bw_saved *saved, bw_slopes *slopes, float *dx, bool need_dx);
 #endif

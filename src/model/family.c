@@ -89,6 +89,17 @@ void bw_spec_shape(const bw_spec *spec, bw_target target, int64_t *out, int64_t 
         *in = shapes[target][1];
 }
 
+double bw_spec_flops(const bw_spec *spec, unsigned targets)
+{
+    double flops = 0;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        int64_t out, in;
+        bw_spec_shape(spec, (bw_target)target, &out, &in);
+        flops += targets >> target & 1u ? 2.0 * (double)out * (double)in : 0;
+    }
+    return flops;
+}
+
 /* ---- which family ------------------------------------------------------------------------------------------------- */
 static int unknown(const char *path, const char *found, bool gguf)
 {

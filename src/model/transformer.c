@@ -10,13 +10,15 @@ struct bw_transformer {
     int64_t max_tokens, max_answers;
     bool training, recompute;
     int lowest;      /* first layer with a LoRA: below it nothing needs a gradient */
-    float **x;       /* input of each layer, x[n_layer] the last output; evaluating: one buffer, in place */
+    float **x;       /* input of each layer, x[n_layer] the rows that the last one gives; evaluating: one buffer, in place */
     bw_saved *saved; /* a set per layer, or one set used again */
     int n_saved;
     bw_slopes slopes;
     float *dx;
-    float *rows, *normed, *inv_rms, *d_rows, *row_loss, *loss_scratch; /* answer rows */
-    int32_t *row_of, *row_target;
+    /* Of the rows with a target, which alone go on after the last layer's attention. input: of the last layer */
+    int64_t n;
+    float *input, *normed, *inv_rms, *d_rows, *row_loss, *loss_scratch;
+    int32_t *row_of, *row_target, *row_position, *row_sample;
 };
 
 /* ---- create and free ------------------------------------------------------------------------------------------------- */
@@ -62,12 +64,14 @@ static int create_saved(bw_transformer *t, const bw_lora *lora)
 static int create_answers(bw_transformer *t)
 {
     int64_t n = t->max_answers, C = t->spec->d_model;
-    BW_TRY(BW_NEW(t->rows, n * C, "activations"));
+    BW_TRY(BW_NEW(t->input, n * C, "activations"));
     BW_TRY(BW_NEW(t->normed, n * C, "activations"));
     BW_TRY(BW_NEW(t->inv_rms, n, "activations"));
     BW_TRY(BW_NEW(t->row_loss, n, "activations"));
     BW_TRY(BW_NEW(t->row_of, n, "activations"));
     BW_TRY(BW_NEW(t->row_target, n, "activations"));
+    BW_TRY(BW_NEW(t->row_position, n, "activations"));
+    BW_TRY(BW_NEW(t->row_sample, n, "activations"));
     BW_TRY(BW_NEW(t->d_rows, n * C, "activations"));
     return BW_NEW(t->loss_scratch, bw_loss_scratch(n, C), "activations");
 }
@@ -80,7 +84,7 @@ int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int
     int64_t floats = bw_block_floats(spec, adapter, side_rank, max_tokens, max_tokens);
     floats += (training ? spec->n_layer + 1 : 1) * stream;
     floats += saved_sets(spec, training, recompute) * bw_saved_floats(spec, adapter, max_tokens);
-    floats += max_answers * (3 * C + 4) + bw_loss_scratch(max_answers, C);
+    floats += max_answers * (3 * C + 6) + bw_loss_scratch(max_answers, C);
     floats += training ? bw_slopes_floats(spec, max_tokens) + stream : 0;
     return floats * (int64_t)sizeof(float);
 }
@@ -129,13 +133,12 @@ void bw_transformer_free(bw_transformer **transformer)
     bw_free(t->saved);
     bw_slopes_free(&t->slopes);
     bw_block_free(&t->block);
-    void *owned[] = {t->dx, t->rows, t->normed, t->inv_rms, t->d_rows, t->row_loss, t->loss_scratch, t->row_of, t->row_target};
+    void *owned[] = {t->dx,           t->input,  t->normed,     t->inv_rms,      t->d_rows,    t->row_loss,
+                     t->loss_scratch, t->row_of, t->row_target, t->row_position, t->row_sample};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
     bw_free(t);
 }
-
-/* ---- forward --------------------------------------------------------------------------------------------------------- */
 
 static bw_saved *saved_of(bw_transformer *t, int layer)
 {
@@ -147,16 +150,87 @@ static bw_rows_of rows_of(const bw_batch *batch)
     return (bw_rows_of){.T = batch->T, .positions = batch->positions, .samples = batch->samples};
 }
 
-static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_layer *weights, int layer)
+/* ---- rows with a target ---------------------------------------------------------------------------------------------- */
+
+static void find_answers(bw_transformer *t, const bw_batch *batch)
+{
+    t->n = 0;
+    for (int64_t row = 0; row < batch->T; row++) {
+        if (batch->targets[row] < 0)
+            continue;
+        t->row_of[t->n] = (int32_t)row;
+        t->row_target[t->n] = batch->targets[row];
+        t->row_position[t->n] = batch->positions[row];
+        t->row_sample[t->n++] = batch->samples[row];
+    }
+}
+
+/* Rows of x that have a target, to the front of `to`, which may be x. */
+static void keep_answers(const bw_transformer *t, float *to, const float *x, int64_t width)
+{
+    for (int64_t i = 0; i < t->n; i++)
+        memmove(to + i * width, x + t->row_of[i] * width, (size_t)width * sizeof *x);
+}
+
+/* Back to where they were, the last one first; the rows between them become zeros. */
+static void spread_answers(const bw_transformer *t, float *x, int64_t T, int64_t width)
+{
+    int64_t end = T;
+    for (int64_t i = t->n - 1; i >= -1; i--) {
+        const int64_t row = i >= 0 ? t->row_of[i] : -1;
+        memset(x + (row + 1) * width, 0, (size_t)((end - row - 1) * width) * sizeof *x);
+        if (i >= 0)
+            memmove(x + row * width, x + i * width, (size_t)width * sizeof *x);
+        end = row;
+    }
+}
+
+/* ---- a layer ----------------------------------------------------------------------------------------------------------- */
+
+static bool is_last(const bw_transformer *t, int layer)
+{
+    return layer == t->spec->n_layer - 1;
+}
+
+static int64_t query_width(const bw_spec *spec)
+{
+    return (int64_t)spec->n_head * spec->head_dim;
+}
+
+/* all: every row of the last layer is asked for. */
+static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_layer *weights, int layer, bool all)
 {
     const bw_spec *spec = t->spec;
     bw_rows_of rows = rows_of(batch);
     bw_saved *saved = saved_of(t, layer);
-    bw_block_inputs_forward(&t->block, &rows, weights, layer, t->x[layer], saved);
-    bw_attention_forward(&t->block.attention, saved->mixed, saved->lse, saved->q, saved->k, saved->v, (int64_t)spec->n_head * spec->head_dim,
+    const float *x = t->x[layer];
+    bw_block_inputs_forward(&t->block, &rows, weights, layer, x, saved);
+    bw_attention_forward(&t->block.attention, saved->mixed, saved->lse, saved->q, saved->k, saved->v, query_width(spec),
                          (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq, t->block.attention_scratch);
-    bw_block_output_forward(&t->block, &rows, weights, layer, t->x[layer], saved, t->x[layer + 1]);
+    if (is_last(t, layer) && !all) {
+        keep_answers(t, t->input, x, spec->d_model);
+        keep_answers(t, saved->mixed, saved->mixed, query_width(spec));
+        x = t->input;
+        rows = (bw_rows_of){.T = t->n, .positions = t->row_position, .samples = t->row_sample};
+    }
+    bw_block_output_forward(&t->block, &rows, weights, layer, x, saved, t->x[layer + 1]);
 }
+
+static void layer_backward(bw_transformer *t, const bw_batch *batch, const bw_layer *weights, int layer)
+{
+    const bool need_dx = layer > t->lowest, last = is_last(t, layer);
+    const bw_rows_of rows = rows_of(batch);
+    bw_saved *saved = saved_of(t, layer);
+    bw_block_output_backward(&t->block, last ? t->n : batch->T, weights, layer, saved, &t->slopes, t->dx, need_dx);
+    if (last) {
+        spread_answers(t, t->dx, batch->T, t->spec->d_model);
+        spread_answers(t, t->slopes.mixed, batch->T, query_width(t->spec));
+        spread_answers(t, saved->mixed, batch->T, query_width(t->spec)); /* what it was at other rows meets gradients of zero */
+    }
+    bw_block_inputs_backward(&t->block, &rows, batch, weights, layer, t->x[layer], saved, &t->slopes, t->dx, need_dx);
+}
+
+/* ---- forward --------------------------------------------------------------------------------------------------------- */
 
 /* Of the forward pass; the backward pass has five products where this has two. */
 static double attention_flops(const bw_spec *spec, const bw_batch *batch)
@@ -169,19 +243,20 @@ static double attention_flops(const bw_spec *spec, const bw_batch *batch)
     return 4.0 * pairs * spec->n_head * spec->head_dim * spec->n_layer;
 }
 
-static int forward(bw_transformer *t, const bw_batch *batch)
+static int forward(bw_transformer *t, const bw_batch *batch, bool all)
 {
     BW_ASSERT(batch->T <= t->max_tokens && batch->answers <= t->max_answers);
     int last = t->spec->n_layer - 1;
     bw_span span = bw_span_begin();
     double flops = bw_gemm_flops();
+    find_answers(t, batch);
     bw_embed(t->x[0], bw_store_embedding(t->store), batch->tokens, batch->T, t->spec->d_model, (float)t->spec->embed_scale);
     for (int layer = 0; layer <= last; layer++) {
         bw_layer weights;
         /* After the last layer the backward pass begins with the two that the slots still hold. */
         BW_TRY(bw_store_acquire(t->store, layer, layer < last ? layer + 1 : t->training ? last - 1 : 0, &weights));
         const double start = bw_now();
-        layer_forward(t, batch, &weights, layer);
+        layer_forward(t, batch, &weights, layer, all);
         bw_timeline_add("forward", layer, start, bw_now());
         BW_TRY(bw_store_release(t->store, layer));
     }
@@ -191,34 +266,17 @@ static int forward(bw_transformer *t, const bw_batch *batch)
 
 /* ---- loss on answer rows --------------------------------------------------------------------------------------------- */
 
-static int64_t collect_answers(bw_transformer *t, const bw_batch *batch)
-{
-    int64_t n = 0, C = t->spec->d_model;
-    const float *x = t->x[t->spec->n_layer];
-    for (int64_t row = 0; row < batch->T; row++) {
-        if (batch->targets[row] < 0)
-            continue;
-        memcpy(t->rows + n * C, x + row * C, (size_t)C * sizeof *x);
-        t->row_of[n] = (int32_t)row;
-        t->row_target[n++] = batch->targets[row];
-    }
-    return n;
-}
-
-static double loss(bw_transformer *t, const bw_batch *batch, float scale, bool gradient)
+static double loss(bw_transformer *t, float scale, bool gradient)
 {
     double start = bw_now(), flops = bw_gemm_flops();
-    int64_t n = collect_answers(t, batch), C = t->spec->d_model;
-    bw_rmsnorm_forward(t->normed, t->inv_rms, t->rows, bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps, n, C);
+    const int64_t n = t->n, C = t->spec->d_model;
+    const float *x = t->x[t->spec->n_layer], *norm = bw_store_norm(t->store);
+    bw_rmsnorm_forward(t->normed, t->inv_rms, x, norm, t->spec->norm_add_one, (float)t->spec->norm_eps, n, C);
     bw_loss(t->row_loss, gradient ? t->d_rows : NULL, scale, t->normed, bw_store_head(t->store), t->row_target, n, C, t->spec->vocab, 0,
             t->loss_scratch);
     if (gradient) {
-        float *d_normed = t->normed; /* no longer needed: holds the gradient below the norm */
-        memset(d_normed, 0, (size_t)(n * C) * sizeof *d_normed);
-        bw_rmsnorm_backward(d_normed, t->d_rows, t->rows, t->inv_rms, bw_store_norm(t->store), t->spec->norm_add_one, n, C);
-        memset(t->dx, 0, (size_t)(batch->T * C) * sizeof *t->dx);
-        for (int64_t i = 0; i < n; i++)
-            memcpy(t->dx + t->row_of[i] * C, d_normed + i * C, (size_t)C * sizeof *t->dx);
+        memset(t->dx, 0, (size_t)(n * C) * sizeof *t->dx);
+        bw_rmsnorm_backward(t->dx, t->d_rows, x, t->inv_rms, norm, t->spec->norm_add_one, n, C);
     }
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
@@ -235,14 +293,13 @@ static int backward(bw_transformer *t, const bw_batch *batch, const bw_pass *pas
 {
     bw_span span = bw_span_begin();
     double flops = bw_gemm_flops();
-    bw_rows_of rows = rows_of(batch);
     for (int layer = t->spec->n_layer - 1; layer >= t->lowest; layer--) {
         bw_layer weights;
         BW_TRY(bw_store_acquire(t->store, layer, layer > t->lowest ? layer - 1 : 0, &weights));
         const double start = bw_now();
         if (t->recompute)
-            layer_forward(t, batch, &weights, layer);
-        bw_block_backward(&t->block, &rows, batch, &weights, layer, t->x[layer], saved_of(t, layer), &t->slopes, t->dx, layer > t->lowest);
+            layer_forward(t, batch, &weights, layer, false);
+        layer_backward(t, batch, &weights, layer);
         bw_timeline_add("backward", layer, start, bw_now());
         BW_TRY(bw_store_release(t->store, layer));
         if (pass->done)
@@ -261,16 +318,16 @@ int bw_transformer_train(bw_transformer *t, const bw_batch *batch, const bw_pass
     t->block.dropout = (float)bw_lora_adapter(t->block.lora)->dropout;
     t->block.seed = pass->seed;
     t->block.step = pass->step;
-    BW_TRY(forward(t, batch));
-    *out = loss(t, batch, (float)pass->loss_scale, true);
+    BW_TRY(forward(t, batch, false));
+    *out = loss(t, (float)pass->loss_scale, true);
     return backward(t, batch, pass);
 }
 
 int bw_transformer_loss(bw_transformer *t, const bw_batch *batch, double *out, float *row_loss)
 {
     t->block.dropout = 0;
-    BW_TRY(forward(t, batch));
-    *out = loss(t, batch, 1, false);
+    BW_TRY(forward(t, batch, false));
+    *out = loss(t, 1, false);
     if (row_loss)
         memcpy(row_loss, t->row_loss, (size_t)batch->answers * sizeof *row_loss);
     return BW_OK;
@@ -280,7 +337,7 @@ int bw_transformer_logits(bw_transformer *t, const bw_batch *batch, float *out)
 {
     BW_ASSERT(batch->T <= t->max_answers);
     t->block.dropout = 0;
-    BW_TRY(forward(t, batch));
+    BW_TRY(forward(t, batch, true));
     int64_t C = t->spec->d_model, V = t->spec->vocab;
     bw_rmsnorm_forward(t->normed, t->inv_rms, t->x[t->spec->n_layer], bw_store_norm(t->store), t->spec->norm_add_one, (float)t->spec->norm_eps,
                        batch->T, C);
@@ -288,31 +345,28 @@ int bw_transformer_logits(bw_transformer *t, const bw_batch *batch, float *out)
     return BW_OK;
 }
 
-static double adapter_flops_per_token(const bw_spec *spec, const bw_adapter *adapter)
+/* Of a token in the factors of some targets of a layer. */
+static double adapter_flops(const bw_spec *spec, const bw_adapter *adapter, int layer, unsigned targets)
 {
     double flops = 0;
-    for (int i = 0; adapter && i < spec->n_layer * BW_TARGETS; i++) {
-        const bw_pair *pair = bw_adapter_pair(adapter, i / BW_TARGETS, (bw_target)(i % BW_TARGETS));
+    for (int target = 0; adapter && target < BW_TARGETS; target++) {
+        const bw_pair *pair = bw_adapter_pair(adapter, layer, (bw_target)target);
         int64_t out, in;
-        bw_spec_shape(spec, (bw_target)(i % BW_TARGETS), &out, &in);
-        flops += pair ? 2.0 * pair->r * (double)(out + in) : 0;
+        bw_spec_shape(spec, (bw_target)target, &out, &in);
+        flops += pair && (targets >> target & 1u) ? 2.0 * pair->r * (double)(out + in) : 0;
     }
     return flops;
 }
 
 bw_work bw_transformer_work(const bw_spec *spec, const bw_adapter *adapter, const bw_batch *batch, bool backward)
 {
-    double weights = 0;
-    for (int target = 0; target < BW_TARGETS; target++) {
-        int64_t out, in;
-        bw_spec_shape(spec, (bw_target)target, &out, &in);
-        weights += (double)out * (double)in * spec->n_layer;
+    const double T = (double)batch->T, answers = (double)batch->answers;
+    bw_work work = {.attention = attention_flops(spec, batch), .head = 2.0 * answers * (double)spec->d_model * (double)spec->vocab};
+    for (int layer = 0; layer < spec->n_layer; layer++) {
+        const double after = layer < spec->n_layer - 1 ? T : answers; /* rows that go on after attention */
+        work.weights += bw_spec_flops(spec, BW_QKV) * T + bw_spec_flops(spec, BW_AFTER_ATTENTION) * after;
+        work.lora += adapter_flops(spec, adapter, layer, BW_QKV) * T + adapter_flops(spec, adapter, layer, BW_AFTER_ATTENTION) * after;
     }
-    const double T = (double)batch->T;
-    bw_work work = {.weights = 2 * weights * T,
-                    .attention = attention_flops(spec, batch),
-                    .head = 2.0 * (double)batch->answers * (double)spec->d_model * (double)spec->vocab,
-                    .lora = adapter_flops_per_token(spec, adapter) * T};
     if (backward) {
         work.weights *= 2;
         work.attention *= 3.5;
