@@ -1,11 +1,11 @@
 /* Decoding: new rows of a sequence against its cached keys and values, and what lies in that cache. */
 #include "num/attention.h"
 #include "num/hot.h"
+#include "num/pairs.h"
 #include "num/row.h"
-#include "num/tile.h"
 #include <string.h>
 
-enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, FEW_QUERIES = 4, HEADS = 8 };
+enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, FEW_QUERIES = 4, HEADS = 8, LANES = 16 };
 
 /* ---- the cache ------------------------------------------------------------------------------------------------------ */
 
@@ -52,44 +52,93 @@ void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, in
 
 /* ---- rows ----------------------------------------------------------------------------------------------------------- */
 
-/* Scores of one query against `keys` keys; their maximum. */
-static float score_query(const bw_attention *s, float *scores, const float *q, const float *k, int64_t ldk, int64_t keys)
+/* One row at a position, some heads of one key head: a block of one query would waste its other columns, but these heads share keys and values. */
+typedef struct single {
+    const bw_attention *shape;
+    bool pairs;
+    int heads;
+    const float *q;                      /* [heads][head_dim] */
+    float q_pairs[HEADS * MAX_HEAD / 2]; /* where products are of pairs */
+    float scores[HEADS][KEYS];
+} single;
+
+/* scores[head][key] of pairs: keys turned over, whole vectors of them. */
+static void score_pairs(single *s, const bw_key_span *here, int64_t keys)
 {
-    bw_attention_dots(scores, q, 0, k, ldk, keys, s->head_dim, s->scale);
-    if (s->soft_cap > 0)
-        bw_row_cap(scores, keys, s->soft_cap);
-    return bw_row_highest(scores, keys, -3e38f);
+    float turned[MAX_HEAD / 2 * KEYS];
+    const int64_t width = s->shape->head_dim / 2, whole = (keys + LANES - 1) / LANES * LANES;
+    bw_transpose(turned, KEYS, here->k, here->ldk, keys, width);
+    for (int64_t c = 0; c < width; c++)
+        for (int64_t j = keys; j < whole; j++)
+            turned[c * KEYS + j] = 0;
+    bw_tile_pairs(&(bw_tile_call){s->heads, whole, width, s->shape->scale, s->q_pairs, width, 1, turned, KEYS, s->scores[0], KEYS, false});
 }
 
-/* One row at `position`, some heads of one key head: a block of one query would waste its other columns, but these heads share keys and values. */
-static void single_row(const bw_attention *s, int heads, float *out, const float *q, int64_t position, const bw_keys *from)
+static void score(single *s, const bw_key_span *here, int64_t keys)
 {
-    const bw_block_of_queries b = bw_queries(s, false, position, 1, 1);
-    float scores[HEADS][KEYS], highest[HEADS] = {0}, sum[HEADS] = {0};
+    const int64_t head_dim = s->shape->head_dim;
+    if (s->pairs)
+        score_pairs(s, here, keys);
+    for (int h = 0; h < s->heads; h++) {
+        if (!s->pairs)
+            bw_attention_dots(s->scores[h], s->q + h * head_dim, 0, here->k, here->ldk, keys, head_dim, s->shape->scale);
+        if (s->shape->soft_cap > 0)
+            bw_row_cap(s->scores[h], keys, s->shape->soft_cap);
+    }
+}
+
+/* out += scores times values. */
+static void add_values(single *s, const bw_key_span *here, int64_t keys, float *out)
+{
+    const int64_t head_dim = s->shape->head_dim;
+    if (!s->pairs) {
+        bw_tile(&(bw_tile_call){s->heads, head_dim, keys, 1, s->scores[0], KEYS, 1, here->v, here->ldv, out, head_dim, true});
+        return;
+    }
+    float weights[HEADS * KEYS / 2];
+    for (int h = 0; h < s->heads && keys % 2; h++)
+        s->scores[h][keys] = 0;
+    bw_pairs_along_rows(weights, KEYS / 2, s->scores[0], KEYS, s->heads, keys + keys % 2);
+    bw_tile_pairs(&(bw_tile_call){s->heads, head_dim, (keys + 1) / 2, 1, weights, KEYS / 2, 1, here->v, here->ldv, out, head_dim, true});
+}
+
+static void single_row(single *s, float *out, int64_t position, const bw_keys *from)
+{
+    const bw_block_of_queries b = bw_queries(s->shape, s->pairs, position, 1, s->heads);
+    const int64_t head_dim = s->shape->head_dim;
+    const int64_t oldest = s->shape->window > 0 ? position - s->shape->window + 1 : 0;
+    float highest[HEADS] = {0}, sum[HEADS] = {0};
     bw_key_span here;
-    memset(out, 0, (size_t)(heads * s->head_dim) * sizeof *out);
+    memset(out, 0, (size_t)(s->heads * head_dim) * sizeof *out);
+    if (s->pairs)
+        bw_pairs_along_rows(s->q_pairs, head_dim / 2, s->q, head_dim, s->heads, head_dim);
     for (int64_t first = b.first_key; first <= position; first += KEYS) {
         const int64_t keys = position + 1 - first < KEYS ? position + 1 - first : KEYS;
         bw_key_span_take(&here, &b, from, first, keys);
-        for (int h = 0; h < heads; h++) {
-            const float now = score_query(s, scores[h], q + h * s->head_dim, here.k, here.ldk, keys);
+        score(s, &here, keys);
+        for (int h = 0; h < s->heads; h++) {
+            if (first < oldest)
+                s->scores[h][0] = -3e38f; /* a pair of keys, the elder of which is out of the window */
+            const float now = bw_row_highest(s->scores[h], keys, -3e38f);
             const float most = sum[h] > 0 && highest[h] > now ? highest[h] : now, shrink = sum[h] > 0 ? bw_exp(highest[h] - most) : 0.0f;
-            bw_row_scale(out + h * s->head_dim, s->head_dim, shrink);
-            sum[h] = sum[h] * shrink + bw_row_exp(scores[h], keys, most);
+            bw_row_scale(out + h * head_dim, head_dim, shrink);
+            sum[h] = sum[h] * shrink + bw_row_exp(s->scores[h], keys, most);
             highest[h] = most;
         }
-        bw_tile(&(bw_tile_call){heads, s->head_dim, keys, 1, scores[0], KEYS, 1, here.v, here.ldv, out, s->head_dim, true});
+        add_values(s, &here, keys, out);
     }
-    for (int h = 0; h < heads; h++)
-        bw_row_scale(out + h * s->head_dim, s->head_dim, 1.0f / sum[h]);
+    for (int h = 0; h < s->heads; h++)
+        bw_row_scale(out + h * head_dim, head_dim, 1.0f / sum[h]);
 }
 
-static void single_row_of_group(const bw_attention *s, float *out, const float *q, int64_t position, const bw_keys *keys)
+static void single_row_of_group(const bw_attention *shape, bool pairs, float *out, const float *q, int64_t position, const bw_keys *keys)
 {
-    const int group = s->n_head / s->n_kv;
+    const int group = shape->n_head / shape->n_kv;
     for (int head = 0; head < group; head += HEADS) {
-        const int64_t at = (int64_t)head * s->head_dim;
-        single_row(s, group - head < HEADS ? group - head : HEADS, out + at, q + at, position, keys);
+        const int64_t at = (int64_t)head * shape->head_dim;
+        single s;
+        s.shape = shape, s.pairs = pairs, s.heads = group - head < HEADS ? group - head : HEADS, s.q = q + at;
+        single_row(&s, out + at, position, keys);
     }
 }
 
@@ -109,7 +158,7 @@ void bw_attention_cached(const bw_attention *shape, float *out, const float *q, 
                 const int64_t at = row * ldq + (int64_t)head * group * shape->head_dim;
                 const bw_cache here = bw_cache_at(cache, head * cache.head);
                 const bw_keys keys = keys_in(&here);
-                single_row_of_group(shape, out + at, q + at, before + row, &keys);
+                single_row_of_group(shape, pairs, out + at, q + at, before + row, &keys);
             }
         return;
     }

@@ -35,28 +35,45 @@ void bw_pairs_along_rows(float *to, int64_t ldt, const float *from, int64_t ld, 
 
 #define PAIRS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
-PAIRS static inline __m512i sixteen(const float *from, __mmask16 there)
+PAIRS static inline __m512i halves(const float *from)
+{
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from)));
+}
+
+PAIRS static inline __m512i some_halves(const float *from, __mmask16 there)
 {
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from)));
 }
 
-PAIRS static inline __m512i sixteen_halves(const uint16_t *from, __mmask16 there)
+PAIRS static inline __m512i same(const uint16_t *from)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)from));
+}
+
+PAIRS static inline __m512i some_same(const uint16_t *from, __mmask16 there)
 {
     return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from));
 }
 
+PAIRS static inline __m512i beside(__m512i low, __m512i high)
+{
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
 /* Entries of a row beside those of the next one, ld further on, or beside zeros. */
-#define PAIR_ROWS(name, type, LOAD)                                                                                                                  \
+#define PAIR_ROWS(name, type, LOAD, LOAD_SOME)                                                                                                       \
     PAIRS static void name(float *to, const type *from, int64_t ld, bool last, int64_t cols)                                                         \
     {                                                                                                                                                \
-        for (int64_t j = 0; j < cols; j += 16) {                                                                                                     \
-            const __mmask16 there = (__mmask16)(cols - j < 16 ? (1u << (cols - j)) - 1 : 0xffff);                                                    \
-            const __m512i low = LOAD(from + j, there), high = last ? _mm512_setzero_si512() : LOAD(from + ld + j, there);                            \
-            _mm512_mask_storeu_epi32(to + j, there, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));                                              \
-        }                                                                                                                                            \
+        const __m512i zero = _mm512_setzero_si512();                                                                                                 \
+        int64_t j = 0;                                                                                                                               \
+        for (; j + 16 <= cols; j += 16)                                                                                                              \
+            _mm512_storeu_si512(to + j, beside(LOAD(from + j), last ? zero : LOAD(from + ld + j)));                                                  \
+        const __mmask16 rest = (__mmask16)((1u << (cols - j)) - 1);                                                                                  \
+        if (rest)                                                                                                                                    \
+            _mm512_mask_storeu_epi32(to + j, rest, beside(LOAD_SOME(from + j, rest), last ? zero : LOAD_SOME(from + ld + j, rest)));                 \
     }
-PAIR_ROWS(pair_rows, float, sixteen)
-PAIR_ROWS(pair_half_rows, uint16_t, sixteen_halves)
+PAIR_ROWS(pair_rows, float, halves, some_halves)
+PAIR_ROWS(pair_half_rows, uint16_t, same, some_same)
 
 void bw_pairs_along_columns(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
 {

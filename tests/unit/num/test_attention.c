@@ -407,8 +407,7 @@ static void bf16_products_leave_no_trace_of_threads_and_neighbours(void **state)
     assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
 }
 
-/* Rows that a cache of bf16 serves are those of the whole sequence: the same products, but for single rows, which are fp32 and round no probability.
- */
+/* Rows that a cache of bf16 serves are those of the whole sequence: the same products, each of which rounds its probabilities. */
 static void bf16_rows_of_a_cache_equal_those_of_the_whole_sequence(void **state)
 {
     (void)state;
