@@ -20,6 +20,7 @@ typedef struct bw_tiny {
     const char *misshape;     /* a tensor that gets one row too many */
     const char *surplus;      /* a tensor that does not belong */
     const char *poison;       /* a tensor with a NaN at entry 5 */
+    int claimed_head_dim;     /* in config.json; 0: what it is */
     const char *extra_config; /* further members of config.json, e.g. "\"attention_bias\": true," */
 } bw_tiny;
 static const bw_tiny BW_TINY = {
@@ -124,7 +125,7 @@ static inline int bw_tiny_config(const char *folder, const bw_tiny *tiny)
                         "{\"architectures\": [\"%s\"], \"model_type\": \"llama\", %s\n \"hidden_size\": %d, \"intermediate_size\": %d, "
                         "\"num_hidden_layers\": %d, \"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"head_dim\": %d,\n",
                         tiny->architecture, tiny->extra_config ? tiny->extra_config : "", (int)tiny->d_model, (int)tiny->d_ff, tiny->n_layer,
-                        tiny->n_head, tiny->n_kv, BW_TINY_HEAD_DIM));
+                        tiny->n_head, tiny->n_kv, tiny->claimed_head_dim ? tiny->claimed_head_dim : BW_TINY_HEAD_DIM));
     BW_TRY(bw_text_addf(&text,
                         " \"vocab_size\": %d, \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, "
                         "\"rope_scaling\": null,\n \"hidden_act\": \"silu\", \"tie_word_embeddings\": %s, \"bos_token_id\": 257, "

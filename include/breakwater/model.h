@@ -202,11 +202,11 @@ int bw_transformer_train(bw_transformer *transformer, const bw_batch *batch, con
 int bw_transformer_loss(bw_transformer *transformer, const bw_batch *batch, double *loss, float *row_loss);
 /* Logits of every row, out[T][V]; for checks and small inputs. */
 int bw_transformer_logits(bw_transformer *transformer, const bw_batch *batch, float *out);
-/* What bw_transformer_create takes (adapter: of the lora, or NULL; side_rank: bw_store_side_rank). Pure. */
+/* What bw_transformer_create takes (adapter: of the lora, or NULL; side_rank: bw_store_side_rank) with the backend that is started. */
 int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens, int64_t max_answers, bool training,
                              bool recompute);
 /* Floating-point operations of a micro-batch, by what does them: the model's own count, not recompute. Of the batch only T, answers and offsets
- * are read. Pure. */
+ * are read. After the attention of the last layer only answers count. Pure. */
 typedef struct bw_work {
     double weights, attention, head, lora;
 } bw_work;

@@ -27,10 +27,10 @@ typedef struct bw_operand {
 } bw_operand;
 static inline bw_operand bw_operand_of(const float *x, int64_t ld)
 {
-    return (bw_operand){x, ld, 0};
+    return (bw_operand){.x = x, .ld = ld};
 }
 /* x[rows, cols], dense, for several products; memory: bw_operand_bytes of the backend that is started, from a cache line on, and nothing (0 bytes,
- * NULL) where products read fp32 as it lies. Changes in x are not seen afterwards. Runs on all threads. */
+ * NULL) where products read it as it lies: in fp32, and where cols is no multiple of 32. Changes in x are not seen afterwards. Runs on all threads. */
 int64_t bw_operand_bytes(int64_t rows, int64_t cols);
 bw_operand bw_operand_ready(void *memory, const float *x, int64_t rows, int64_t cols);
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
@@ -91,16 +91,17 @@ void bw_dropout_draw(uint32_t *kept, const int32_t *samples, const int32_t *posi
 /* y = what is kept of x, scaled by 1/(1-p); y may be x. The second adds it to y. */
 void bw_dropout(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
 void bw_dropout_add(float *y, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
-/* What is kept of x for products, as bw_dropout and then bw_operand_ready would give it; memory: bw_operand_drop_bytes. It is not to be turned over
- * on the left of a product (C = A^T B) where the right operand came from here too. */
+/* What is kept of x for products, as bw_dropout and then bw_operand_ready would give it; memory: bw_operand_drop_bytes, with the backend that is
+ * started, from a cache line on. A product C = A^T B of two that came from here ends the program: neither could be turned over. */
 int64_t bw_operand_drop_bytes(int64_t T, int64_t C);
 bw_operand bw_operand_drop(void *memory, const float *x, const uint32_t *kept, float p, int64_t T, int64_t C);
 void bw_flush_denormals(void); /* FTZ and DAZ on, for the calling thread and every OpenMP thread: after their number is set */
 
 /* ---- attention: packed, causal within each sequence, grouped heads ----------------------------------------------
  * q[T][n_head*head_dim] (row stride ldq), k, v [T][n_kv*head_dim] (ldk); offsets[n_seq+1] cut T into sequences.
- * out[T][n_head*head_dim] (ldq), lse[n_head][T] = log-sum-exp of each row, kept for the backward pass. Where products are bf16 and the CPU
- * multiplies it (bw_gemm_start), those of attention are too. scratch: bw_attention_scratch(shape, T) floats; NULL where that is 0. */
+ * out[T][n_head*head_dim] (ldq), lse[n_head][T] = log-sum-exp of each row, kept for the backward pass. Where oneDNN multiplies bf16
+ * (bw_gemm_start) and the CPU has AVX512-BF16, so does attention. scratch: bw_attention_scratch(shape, T) floats with the backend that is started;
+ * with NULL products are fp32 in any case. */
 enum { BW_MAX_HEAD_DIM = 256 }; /* head_dim is even and at most this: a block is held on the stack (the loader checks) */
 typedef struct bw_attention {
     int n_head, n_kv, head_dim;
@@ -116,7 +117,8 @@ void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, floa
                            const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq,
                            float *scratch);
 /* Keys and values of one sequence: head h, key j begins at entry h * head + j * row. Each token reads all of them from memory, which goes fastest
- * where a head's keys follow one another, and in half the bytes: half says that they are bf16, else they are fp32. row is even, as is head. */
+ * where a head's keys follow one another, and in half the bytes: half says that they are bf16, else they are fp32. row is even, as is head. With a
+ * cache of bf16, queries and weights are rounded, too, where the products of attention are bf16. */
 typedef struct bw_cache {
     void *k, *v;
     int64_t head, row;

@@ -93,9 +93,11 @@ static int measure_attention(bw_bench *bench, int n_seq, int length)
 {
     attention a = {0};
     double pairs = (double)n_seq * (double)length * (length + 1) / 2 * bench->spec->n_head * bench->spec->head_dim;
-    /* Of bf16 products each term is rounded by 2^-7 at most, and entries are sums of less than one such term. */
-    const bool half = bw_gemm_is_half();
-    bw_bench_row forward = {.work = 4 * pairs, .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = "FMA", .bound = half ? 0x1p-7 : 2e-6};
+    /* Where products are bf16: both operands of a term are rounded by 2^-9 of themselves at most, and the terms of an output add up to 1 or less,
+     * those of a gradient to 2. */
+    const bool half = bw_attention_scratch(&(bw_attention){.n_kv = 1, .head_dim = 2}, 1) > 0;
+    bw_bench_row forward = {
+        .work = 4 * pairs, .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = half ? "fp32 FMA" : "FMA", .bound = half ? 0x1p-7 : 2e-6};
     bw_bench_row backward = forward;
     backward.work = 10 * pairs;
     backward.bound = half ? 0x1p-7 : 1e-5;
@@ -171,7 +173,7 @@ static int measure_loss(bw_bench *bench, int64_t n, bool gradient)
     double flops = (gradient ? 4.0 : 2.0) * (double)n * (double)bench->spec->d_model * (double)bench->spec->vocab;
     /* In bf16 a logit here, the sum of 576 products of about 0.03, each off by 2^-9 of it, is off by about 1e-3. */
     const double bound = bw_gemm_is_half() ? 1e-2 : 1e-4;
-    bw_bench_row row = {.work = flops, .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = "FMA", .bound = bound};
+    bw_bench_row row = {.work = flops, .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = bw_gemm_is_half() ? "fp32 FMA" : "FMA", .bound = bound};
     snprintf(row.problem, sizeof row.problem, "loss%s, %lld rows", gradient ? " and gradient" : "", (long long)n);
     int status;
     BW_GO(bw_agree(bench->grid, loss_create(&l, bench->spec, n, gradient)));

@@ -77,24 +77,31 @@ static int64_t angle_floats(const bw_spec *spec, int64_t positions)
     return positions * spec->head_dim / 2;
 }
 
-static bw_attention attention_of(const bw_spec *spec)
+bw_attention bw_attention_of(const bw_spec *spec)
 {
     return (bw_attention){.n_head = spec->n_head, .n_kv = spec->n_kv, .head_dim = spec->head_dim, .scale = (float)(1 / sqrt(spec->head_dim))};
 }
 
-/* Memory for what products read: the widest input or output of a target. */
-static int64_t ready_bytes(const bw_spec *spec, int64_t max_tokens)
+/* Memory for what products read: the largest input, dropped or not, and the largest input or output of a target. */
+static int64_t most_bytes(const bw_spec *spec, int64_t max_tokens, bool dropped)
 {
-    return bw_operand_bytes(max_tokens, widest_input(spec));
+    int64_t most = 0;
+    for (int target = 0; target < BW_TARGETS; target++) {
+        int64_t out, in;
+        bw_spec_shape(spec, (bw_target)target, &out, &in);
+        const int64_t a = dropped ? bw_operand_drop_bytes(max_tokens, in) : bw_operand_bytes(max_tokens, in);
+        const int64_t b = dropped ? 0 : bw_operand_bytes(max_tokens, out);
+        most = a > most ? a : most;
+        most = b > most ? b : most;
+    }
+    return most;
 }
 
 int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens, int64_t positions)
 {
     const int64_t of_lora = adapter ? widest_input(spec) + largest_rank_of_all(adapter) : 0;
-    const int64_t ready = ready_bytes(spec, max_tokens) * (adapter ? 2 : 1) + (adapter ? bw_operand_drop_bytes(max_tokens, widest_input(spec)) : 0);
-    const bw_attention attention = attention_of(spec);
-    return bw_attention_scratch(&attention, max_tokens) + 2 * angle_floats(spec, positions) +
-           max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank) + ready / (int64_t)sizeof(float);
+    const int64_t ready = most_bytes(spec, max_tokens, false) * (adapter ? 2 : 1) + (adapter ? most_bytes(spec, max_tokens, true) : 0);
+    return 2 * angle_floats(spec, positions) + max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank) + ready / (int64_t)sizeof(float);
 }
 
 static int take_bytes(void **memory, int64_t bytes)
@@ -107,7 +114,7 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
 {
     const bw_spec *spec = bw_store_spec(store);
     *block = (bw_block){.store = store, .spec = spec, .lora = lora, .positions = positions};
-    block->attention = attention_of(spec);
+    block->attention = bw_attention_of(spec);
     BW_TRY(BW_NEW(block->cosines, angle_floats(spec, positions), "activations"));
     BW_TRY(BW_NEW(block->sines, angle_floats(spec, positions), "activations"));
     fill_angles(block);
@@ -115,12 +122,10 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
     BW_TRY(BW_NEW(block->hidden, max_tokens * spec->d_ff, "activations"));
     if (bw_store_side_rank(store) > 0)
         BW_TRY(BW_NEW(block->side, max_tokens * bw_store_side_rank(store), "activations"));
-    if (bw_attention_scratch(&block->attention, max_tokens) > 0)
-        BW_TRY(BW_NEW(block->attention_scratch, bw_attention_scratch(&block->attention, max_tokens), "activations"));
-    BW_TRY(take_bytes(&block->ready_x, ready_bytes(spec, max_tokens)));
+    BW_TRY(take_bytes(&block->ready_x, most_bytes(spec, max_tokens, false)));
     if (lora) {
-        BW_TRY(take_bytes(&block->ready_dy, ready_bytes(spec, max_tokens)));
-        BW_TRY(take_bytes(&block->dropped, bw_operand_drop_bytes(max_tokens, widest_input(spec))));
+        BW_TRY(take_bytes(&block->ready_dy, most_bytes(spec, max_tokens, false)));
+        BW_TRY(take_bytes(&block->dropped, most_bytes(spec, max_tokens, true)));
         BW_TRY(BW_NEW(block->d_wide, max_tokens * widest_input(spec), "activations"));
         BW_TRY(BW_NEW(block->d_low, max_tokens * largest_rank_of_all(adapter_of(lora)), "activations"));
     }
@@ -133,7 +138,6 @@ void bw_block_free(bw_block *block)
     bw_free(block->sines);
     bw_free(block->normed);
     bw_free(block->hidden);
-    bw_free(block->attention_scratch);
     bw_free(block->ready_x);
     bw_free(block->ready_dy);
     bw_free(block->dropped);

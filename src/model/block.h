@@ -22,9 +22,10 @@ typedef struct bw_block {
     float *normed, *hidden; /* T x C; T x F, silu(gate) * up */
     void *ready_x, *ready_dy, *dropped;
     float *d_wide, *d_low;
-    float *attention_scratch;
-    float *side; /* the same of a frozen adapter beside its weight; NULL where none is */
+    float *attention_scratch; /* of whoever runs packed attention: borrowed */
+    float *side;              /* the same of a frozen adapter beside its weight; NULL where none is */
 } bw_block;
+bw_attention bw_attention_of(const bw_spec *spec);
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions);
 void bw_block_free(bw_block *block);
 int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side_rank, int64_t max_tokens,
@@ -32,10 +33,11 @@ int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side
 
 typedef struct bw_rows_of { /* the rows of a pass */
     int64_t T;
-    const int32_t *positions, *samples; /* samples: keys of the dropout masks; NULL when evaluating */
+    const int32_t *positions, *samples; /* samples: keys of the dropout masks, read where dropout is on */
 } bw_rows_of;
 
-/* What a layer's backward pass needs of its forward pass; all T rows. The input x belongs to the caller. */
+/* What a layer's backward pass needs of its forward pass; all T rows, but in the last layer only those with a target of what comes after attention
+ * (mixed, middle, gate, up, and what belongs to their targets). The input x belongs to the caller. */
 typedef struct bw_saved {
     float *inv_rms_attention, *inv_rms_mlp;
     float *q, *k, *v, *mixed, *lse; /* mixed: attention's output, before the o projection */

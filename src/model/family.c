@@ -160,7 +160,7 @@ static int check_sizes(const sizes *s, const char *path)
 {
     const size_rule rules[] = {
         {"number of layers", s->layers, 1 << 10},      {"number of attention heads", s->heads, 1 << 12},
-        {"number of key-value heads", s->kv, 1 << 12}, {"head dimension", s->head_dim, 1 << 12},
+        {"number of key-value heads", s->kv, 1 << 12}, {"head dimension", s->head_dim, BW_MAX_HEAD_DIM},
         {"hidden size", s->d_model, 1 << 20},          {"feed-forward size", s->d_ff, 1 << 22},
         {"size of the vocabulary", s->vocab, 1 << 24}, {"number of positions", s->positions, 1 << 30},
     };

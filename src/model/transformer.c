@@ -14,7 +14,7 @@ struct bw_transformer {
     bw_saved *saved; /* a set per layer, or one set used again */
     int n_saved;
     bw_slopes slopes;
-    float *dx;
+    float *dx, *attention_scratch;
     /* Of the rows with a target, which alone go on after the last layer's attention. input: of the last layer */
     int64_t n;
     float *input, *normed, *inv_rms, *d_rows, *row_loss, *loss_scratch;
@@ -29,6 +29,15 @@ static int lowest_layer(const bw_spec *spec, const bw_lora *lora)
         if (bw_lora_at(lora, i / BW_TARGETS, (bw_target)(i % BW_TARGETS)))
             return i / BW_TARGETS;
     return spec->n_layer;
+}
+
+static int create_attention(bw_transformer *t)
+{
+    const int64_t floats = bw_attention_scratch(&t->block.attention, t->max_tokens);
+    if (floats > 0)
+        BW_TRY(BW_NEW(t->attention_scratch, floats, "activations"));
+    t->block.attention_scratch = t->attention_scratch;
+    return BW_OK;
 }
 
 static int create_streams(bw_transformer *t)
@@ -81,7 +90,8 @@ int64_t bw_transformer_bytes(const bw_spec *spec, const bw_adapter *adapter, int
                              bool recompute)
 {
     const int64_t C = spec->d_model, stream = max_tokens * C;
-    int64_t floats = bw_block_floats(spec, adapter, side_rank, max_tokens, max_tokens);
+    const bw_attention attention = bw_attention_of(spec);
+    int64_t floats = bw_block_floats(spec, adapter, side_rank, max_tokens, max_tokens) + bw_attention_scratch(&attention, max_tokens);
     floats += (training ? spec->n_layer + 1 : 1) * stream;
     floats += saved_sets(spec, training, recompute) * bw_saved_floats(spec, adapter, max_tokens);
     floats += max_answers * (3 * C + 6) + bw_loss_scratch(max_answers, C);
@@ -104,6 +114,7 @@ int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, 
     t->recompute = recompute;
     t->lowest = lowest_layer(t->spec, lora);
     BW_GO(bw_block_create(&t->block, t->store, lora, t->max_tokens, t->max_tokens));
+    BW_GO(create_attention(t));
     BW_GO(create_streams(t));
     BW_GO(create_saved(t, lora));
     BW_GO(create_answers(t));
@@ -133,8 +144,8 @@ void bw_transformer_free(bw_transformer **transformer)
     bw_free(t->saved);
     bw_slopes_free(&t->slopes);
     bw_block_free(&t->block);
-    void *owned[] = {t->dx,           t->input,  t->normed,     t->inv_rms,      t->d_rows,    t->row_loss,
-                     t->loss_scratch, t->row_of, t->row_target, t->row_position, t->row_sample};
+    void *owned[] = {t->attention_scratch, t->dx,           t->input,  t->normed,     t->inv_rms,      t->d_rows,
+                     t->row_loss,          t->loss_scratch, t->row_of, t->row_target, t->row_position, t->row_sample};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
     bw_free(t);
@@ -152,17 +163,19 @@ static bw_rows_of rows_of(const bw_batch *batch)
 
 /* ---- rows with a target ---------------------------------------------------------------------------------------------- */
 
-static void find_answers(bw_transformer *t, const bw_batch *batch)
+static int find_answers(bw_transformer *t, const bw_batch *batch)
 {
     t->n = 0;
     for (int64_t row = 0; row < batch->T; row++) {
         if (batch->targets[row] < 0)
             continue;
+        BW_ASSERT(t->n < t->max_answers);
         t->row_of[t->n] = (int32_t)row;
         t->row_target[t->n] = batch->targets[row];
         t->row_position[t->n] = batch->positions[row];
         t->row_sample[t->n++] = batch->samples[row];
     }
+    return BW_OK;
 }
 
 /* Rows of x that have a target, to the front of `to`, which may be x. */
@@ -206,7 +219,7 @@ static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_lay
     const float *x = t->x[layer];
     bw_block_inputs_forward(&t->block, &rows, weights, layer, x, saved);
     bw_attention_forward(&t->block.attention, saved->mixed, saved->lse, saved->q, saved->k, saved->v, query_width(spec),
-                         (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq, t->block.attention_scratch);
+                         (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq, t->attention_scratch);
     if (is_last(t, layer) && !all) {
         keep_answers(t, t->input, x, spec->d_model);
         keep_answers(t, saved->mixed, saved->mixed, query_width(spec));
@@ -249,7 +262,8 @@ static int forward(bw_transformer *t, const bw_batch *batch, bool all)
     int last = t->spec->n_layer - 1;
     bw_span span = bw_span_begin();
     double flops = bw_gemm_flops();
-    find_answers(t, batch);
+    if (!all)
+        BW_TRY(find_answers(t, batch));
     bw_embed(t->x[0], bw_store_embedding(t->store), batch->tokens, batch->T, t->spec->d_model, (float)t->spec->embed_scale);
     for (int layer = 0; layer <= last; layer++) {
         bw_layer weights;
@@ -329,7 +343,7 @@ int bw_transformer_loss(bw_transformer *t, const bw_batch *batch, double *out, f
     BW_TRY(forward(t, batch, false));
     *out = loss(t, 1, false);
     if (row_loss)
-        memcpy(row_loss, t->row_loss, (size_t)batch->answers * sizeof *row_loss);
+        memcpy(row_loss, t->row_loss, (size_t)t->n * sizeof *row_loss);
     return BW_OK;
 }
 

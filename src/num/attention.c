@@ -1,7 +1,7 @@
 /* Causal attention over packed sequences in blocks (FlashAttention, Dao et al. 2022; Rabe and Staats 2021). A block takes QUERIES query rows of some
  * heads that share their keys and values against KEYS keys. Scores are held transposed, [key][head and query]: then maximum, sum and exponential run
- * over vectors of queries, all five products broadcast rows of k, v or a score, which all columns share, and need no copy of them, and only a
- * block's q, dout, out and dq are turned over, once.
+ * over vectors of queries, all five products broadcast entries of k, v or a score, which all columns share, and only a block's q, dout, out and dq
+ * are turned over, once.
  *
  * Where products are bf16 and the CPU multiplies it, these are too: what they read is rounded and laid out in pairs, keys and values once for all
  * blocks that meet them; scores, sums and results stay fp32.
@@ -9,18 +9,20 @@
  * The forward pass is parallel over (block of queries, heads), the backward pass over (sequence, key head): whatever is summed is summed by one
  * thread in one order. */
 #include "num/attention.h"
+#include "num/gemm.h"
 #include "num/hot.h"
 #include "num/pairs.h"
 #include "num/row.h"
 #include <math.h>
 #include <string.h>
 
-enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, COLUMNS = QUERIES * BW_HEADS }; /* matrices of a block: rows of COLUMNS */
+enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, COLUMNS = QUERIES * BW_HEADS }; /* of a block, at most */
+_Static_assert(KEYS % 2 == 0 && QUERIES % 2 == 0, "pairs straddle neither spans of keys nor heads");
 typedef bw_block_of_queries block;
 
 block bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count, int heads)
 {
-    block b = {shape, pairs, first_query, count, 0, first_query + count, heads};
+    block b = {shape, pairs, first_query, count, 0, first_query + count, heads, (int64_t)heads * QUERIES};
     if (shape->window > 0 && first_query - shape->window + 1 > 0)
         b.first_key = first_query - shape->window + 1;
     if (pairs)
@@ -44,11 +46,6 @@ static int64_t steps(const block *b, int64_t n)
     return b->pairs ? (n + 1) / 2 : n;
 }
 
-static int64_t columns(const block *b)
-{
-    return (int64_t)b->heads * QUERIES;
-}
-
 /* Rows of q or dout, heads beside one another, for products that sum over the head: to[c][h, i] = from[i][h, c]; past the last row there are zeros.
  */
 static void turn_in(const block *b, float *to, const float *from, int64_t ld)
@@ -58,17 +55,17 @@ static void turn_in(const block *b, float *to, const float *from, int64_t ld)
     for (int head = 0; head < b->heads; head++, from += head_dim, to += QUERIES) {
         if (b->pairs)
             bw_pairs_along_rows(rows, width, from, ld, b->count, head_dim);
-        bw_transpose(to, COLUMNS, b->pairs ? rows : from, b->pairs ? width : ld, b->count, width);
+        bw_transpose(to, b->width, b->pairs ? rows : from, b->pairs ? width : ld, b->count, width);
         for (int64_t c = 0; c < width; c++)
             for (int64_t i = b->count; i < QUERIES; i++)
-                to[c * COLUMNS + i] = 0;
+                to[c * b->width + i] = 0;
     }
 }
 
 static void turn_out(const block *b, float *to, int64_t ld, const float *from)
 {
     for (int head = 0; head < b->heads; head++)
-        bw_transpose(to + (int64_t)head * b->shape->head_dim, ld, from + head * QUERIES, COLUMNS, b->shape->head_dim, b->count);
+        bw_transpose(to + (int64_t)head * b->shape->head_dim, ld, from + head * QUERIES, b->width, b->shape->head_dim, b->count);
 }
 
 /* Scores on the right of a product that sums over keys, and on the left of one that sums over queries. memory: for their pairs. */
@@ -76,7 +73,7 @@ static const float *over_keys(const block *b, float *memory, const float *scores
 {
     if (!b->pairs)
         return scores;
-    bw_pairs_along_columns(memory, COLUMNS, scores, COLUMNS, keys, columns(b));
+    bw_pairs_along_columns(memory, b->width, scores, b->width, keys, b->width);
     return memory;
 }
 
@@ -84,7 +81,7 @@ static const float *over_queries(const block *b, float *memory, const float *sco
 {
     if (!b->pairs)
         return scores;
-    bw_pairs_along_rows(memory, COLUMNS / 2, scores, COLUMNS, keys, columns(b));
+    bw_pairs_along_rows(memory, b->width / 2, scores, b->width, keys, b->width);
     return memory;
 }
 
@@ -133,13 +130,14 @@ typedef struct packed {
     int64_t ldk, T;
     const int32_t *offsets;
     int n_seq;
-    float
-        *pairs; /* [key head][T][head_dim / 2] of k and of v, then [key head][T][head_dim], two keys a row, of one of them; NULL: products are fp32 */
+    /* [key head][T][head_dim / 2] of k and of v; then [key head][T][head_dim] of one of them, two keys a row, where a sequence begins at the row of
+     * its first key and leaves half of its rows alone. NULL: products are fp32 */
+    float *pairs;
 } packed;
 
 bool bw_attention_in_pairs(void)
 {
-    return bw_gemm_is_half() && bw_pairs_are_here();
+    return bw_gemm_backend_chosen() == &bw_gemm_onednn && bw_pairs_are_here();
 }
 
 int64_t bw_attention_scratch(const bw_attention *shape, int64_t T)
@@ -163,10 +161,10 @@ static void write_pairs(const packed *p, int sequence, int head, bool backward)
     const bw_keys to = keys_of(p, sequence, head);
     const int64_t head_dim = p->shape->head_dim, start = p->offsets[sequence], length = p->offsets[sequence + 1] - start;
     const float *k = p->k + start * p->ldk + head * head_dim, *v = p->v + start * p->ldk + head * head_dim;
-    bw_pairs_along_rows((float *)to.k_rows, to.ld_rows, k, p->ldk, length, head_dim);
+    bw_pairs_along_rows(p->pairs + (to.k_rows - p->pairs), to.ld_rows, k, p->ldk, length, head_dim);
     if (backward)
-        bw_pairs_along_rows((float *)to.v_rows, to.ld_rows, v, p->ldk, length, head_dim);
-    bw_pairs_along_columns((float *)to.v_columns, to.ld_columns, backward ? k : v, p->ldk, length, head_dim);
+        bw_pairs_along_rows(p->pairs + (to.v_rows - p->pairs), to.ld_rows, v, p->ldk, length, head_dim);
+    bw_pairs_along_columns(p->pairs + (to.v_columns - p->pairs), to.ld_columns, backward ? k : v, p->ldk, length, head_dim);
 }
 
 static packed pack(const bw_attention *shape, const float *k, const float *v, int64_t ldk, const int32_t *offsets, int n_seq, float *scratch,
@@ -186,7 +184,7 @@ static packed pack(const bw_attention *shape, const float *k, const float *v, in
 /* scores[key][head, query] of some keys, rows of k. */
 static void score(const block *b, float *scores, const float *queries, float scale, const float *k, int64_t ldk, int64_t keys)
 {
-    const bw_tile_call call = {keys, columns(b), steps(b, b->shape->head_dim), scale, k, ldk, 1, queries, COLUMNS, scores, COLUMNS, false};
+    const bw_tile_call call = {keys, b->width, steps(b, b->shape->head_dim), scale, k, ldk, 1, queries, b->width, scores, b->width, false};
     multiply(b, &call);
 }
 
@@ -200,9 +198,9 @@ static void seen(const block *b, int64_t key, int64_t *low, int64_t *high)
 }
 
 /* From here on scores are those of one head, QUERIES columns. Those that are not seen are given a value, and the rest is capped. */
-BW_HOT static void cap_scores(float *scores, int64_t keys, float cap)
+BW_HOT static void cap_scores(float *scores, int64_t ld, int64_t keys, float cap)
 {
-    for (int64_t j = 0; j < keys; j++, scores += COLUMNS)
+    for (int64_t j = 0; j < keys; j++, scores += ld)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++)
             scores[i] = cap * bw_tanh(scores[i] / cap);
@@ -210,7 +208,7 @@ BW_HOT static void cap_scores(float *scores, int64_t keys, float cap)
 
 static void mask_scores(const block *b, float *scores, int64_t first_key, int64_t keys, float value)
 {
-    for (int64_t j = 0; j < keys; j++, scores += COLUMNS) {
+    for (int64_t j = 0; j < keys; j++, scores += b->width) {
         int64_t low, high;
         seen(b, first_key + j, &low, &high);
         for (int64_t i = 0; i < low && i < QUERIES; i++)
@@ -223,13 +221,13 @@ static void mask_scores(const block *b, float *scores, int64_t first_key, int64_
 static void cap_and_mask(const block *b, float *scores, int64_t first_key, int64_t keys)
 {
     if (b->shape->soft_cap > 0)
-        cap_scores(scores, keys, b->shape->soft_cap);
+        cap_scores(scores, b->width, keys, b->shape->soft_cap);
     mask_scores(b, scores, first_key, keys, -3e38f);
 }
 
 /* Scores become exp(score - running maximum); shrink tells what the sums so far have to be multiplied by. A query that
  * has seen no key yet holds the lowest maximum, and its masked scores stay far below the range of the exponential. */
-BW_HOT static void soften(float *scores, int64_t keys, float *highest, float *sum, float *shrink)
+BW_HOT static void soften(float *scores, int64_t ld, int64_t keys, float *highest, float *sum, float *shrink)
 {
     float best[QUERIES], total[QUERIES];
 #pragma omp simd
@@ -238,8 +236,8 @@ BW_HOT static void soften(float *scores, int64_t keys, float *highest, float *su
     for (int64_t j = 0; j < keys; j++)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++)
-            best[i] = scores[j * COLUMNS + i] > best[i] ? scores[j * COLUMNS + i] : best[i];
-    for (int64_t j = 0; j < keys; j++, scores += COLUMNS)
+            best[i] = scores[j * ld + i] > best[i] ? scores[j * ld + i] : best[i];
+    for (int64_t j = 0; j < keys; j++, scores += ld)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++) {
             float e = scores[i] > -1e30f ? bw_exp(scores[i] - best[i]) : 0.0f;
@@ -256,7 +254,7 @@ BW_HOT static void soften(float *scores, int64_t keys, float *highest, float *su
 
 BW_HOT static void scale_columns(float *x, const float *factor, int64_t rows, int64_t width)
 {
-    for (int64_t c = 0; c < rows; c++, x += COLUMNS)
+    for (int64_t c = 0; c < rows; c++, x += width)
 #pragma omp simd
         for (int64_t i = 0; i < width; i++)
             x[i] *= factor[i];
@@ -276,14 +274,14 @@ static void forward_keys(const block *b, float *result, running *r, const float 
     bw_key_span here;
     bw_key_span_take(&here, b, source, first, keys);
     score(b, scores, queries, b->shape->scale, here.k, here.ldk, keys);
-    for (int64_t at = 0; at < columns(b); at += QUERIES) {
+    for (int64_t at = 0; at < b->width; at += QUERIES) {
         cap_and_mask(b, scores + at, first, keys);
-        soften(scores + at, keys, r->highest + at, r->sum + at, r->shrink + at);
+        soften(scores + at, b->width, keys, r->highest + at, r->sum + at, r->shrink + at);
     }
     if (more)
-        scale_columns(result, r->shrink, head_dim, columns(b));
+        scale_columns(result, r->shrink, head_dim, b->width);
     const float *weights = over_keys(b, pairs, scores, keys);
-    multiply(b, &(bw_tile_call){head_dim, columns(b), steps(b, keys), 1, here.v, 1, here.ldv, weights, COLUMNS, result, COLUMNS, more});
+    multiply(b, &(bw_tile_call){head_dim, b->width, steps(b, keys), 1, here.v, 1, here.ldv, weights, b->width, result, b->width, more});
 }
 
 void bw_attention_block(const block *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq, const bw_keys *source)
@@ -295,9 +293,9 @@ void bw_attention_block(const block *b, float *out, int64_t ldo, float *lse, int
         r.highest[i] = -3e38f;
     for (int64_t first = b->first_key; first < b->last_key; first += KEYS)
         forward_keys(b, result, &r, queries, source, first, b->last_key - first < KEYS ? b->last_key - first : KEYS);
-    for (int64_t i = 0; i < columns(b); i++)
+    for (int64_t i = 0; i < b->width; i++)
         r.shrink[i] = r.sum[i] > 0 ? 1.0f / r.sum[i] : 0.0f;
-    scale_columns(result, r.shrink, b->shape->head_dim, columns(b));
+    scale_columns(result, r.shrink, b->shape->head_dim, b->width);
     turn_out(b, out, ldo, result);
     for (int head = 0; lse && head < b->heads; head++)
         for (int64_t i = 0; i < b->count; i++)
@@ -347,7 +345,7 @@ static void forward_piece(const packed *p, int64_t index, int kv_head, int membe
         return;
     const int64_t left = p->offsets[sequence + 1] - p->offsets[sequence] - first, row = p->offsets[sequence] + first;
     const int64_t head = (int64_t)kv_head * (p->shape->n_head / p->shape->n_kv) + member, at = row * ldq + head * p->shape->head_dim;
-    const block b = bw_queries(p->shape, p->pairs, first, left < QUERIES ? left : QUERIES, bw_heads_from(p->shape, member));
+    const block b = bw_queries(p->shape, p->pairs != NULL, first, left < QUERIES ? left : QUERIES, bw_heads_from(p->shape, member));
     const bw_keys keys = keys_of(p, sequence, kv_head);
     bw_attention_block(&b, out + at, ldq, lse + head * p->T + row, p->T, q + at, ldq, &keys);
 }
@@ -389,9 +387,9 @@ typedef struct turned {
 } turned;
 
 /* scores -> probabilities, in place; dscores (the gradient of the probabilities) -> that of the products q k. */
-BW_HOT static void score_gradient(float *scores, float *dscores, int64_t keys, const float *lse, const float *dots, float scale)
+BW_HOT static void score_gradient(float *scores, float *dscores, int64_t ld, int64_t keys, const float *lse, const float *dots, float scale)
 {
-    for (int64_t j = 0; j < keys; j++, scores += COLUMNS, dscores += COLUMNS)
+    for (int64_t j = 0; j < keys; j++, scores += ld, dscores += ld)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++) {
             float p = scores[i] > -1e30f ? bw_exp(scores[i] - lse[i]) : 0.0f;
@@ -402,10 +400,11 @@ BW_HOT static void score_gradient(float *scores, float *dscores, int64_t keys, c
 
 /* Capped scores: the derivative of the cap, 1 - (score / cap)^2, taken into dscores beforehand would be lost in
  * (dscores - dots), so it follows in a pass of its own over the kept capped scores. */
-BW_HOT static void score_gradient_capped(float *scores, float *dscores, int64_t keys, const float *lse, const float *dots, float scale, float cap)
+BW_HOT static void score_gradient_capped(float *scores, float *dscores, int64_t ld, int64_t keys, const float *lse, const float *dots, float scale,
+                                         float cap)
 {
     float inverse = 1.0f / cap;
-    for (int64_t j = 0; j < keys; j++, scores += COLUMNS, dscores += COLUMNS)
+    for (int64_t j = 0; j < keys; j++, scores += ld, dscores += ld)
 #pragma omp simd
         for (int i = 0; i < QUERIES; i++) {
             bool visible = scores[i] > -1e30f;
@@ -419,24 +418,24 @@ BW_HOT static void score_gradient_capped(float *scores, float *dscores, int64_t 
 static void backward_keys(const block *b, turned *t, int64_t first, int64_t keys, float *dk, float *dv, int64_t ldk, const bw_keys *from)
 {
     const bw_attention *s = b->shape;
-    const int64_t at = first * from->ld_rows, width = columns(b), head_dim = s->head_dim;
+    const int64_t at = first * from->ld_rows, width = b->width, head_dim = s->head_dim;
     float scores[KEYS * COLUMNS], dscores[KEYS * COLUMNS], pairs[KEYS / 2 * COLUMNS];
     score(b, scores, t->queries, s->scale, from->k_rows + at, from->ld_rows, keys);
     score(b, dscores, t->douts, 1.0f, from->v_rows + at, from->ld_rows, keys);
     for (int64_t head = 0; head < width; head += QUERIES) {
         cap_and_mask(b, scores + head, first, keys);
         if (s->soft_cap > 0)
-            score_gradient_capped(scores + head, dscores + head, keys, t->lse + head, t->dots + head, s->scale, s->soft_cap);
+            score_gradient_capped(scores + head, dscores + head, width, keys, t->lse + head, t->dots + head, s->scale, s->soft_cap);
         else
-            score_gradient(scores + head, dscores + head, keys, t->lse + head, t->dots + head, s->scale);
+            score_gradient(scores + head, dscores + head, width, keys, t->lse + head, t->dots + head, s->scale);
     }
-    bw_tile_call sum = {keys, head_dim, steps(b, width), 1, NULL, steps(b, COLUMNS), 1, t->dout_rows, head_dim, dv, ldk, true};
+    bw_tile_call sum = {keys, head_dim, steps(b, width), 1, NULL, steps(b, width), 1, t->dout_rows, head_dim, dv, ldk, true};
     sum.a = over_queries(b, pairs, scores, keys);
     multiply(b, &sum);
     sum.a = over_queries(b, pairs, dscores, keys), sum.b = t->q_rows, sum.c = dk;
     multiply(b, &sum);
     const float *k_columns = from->k_columns + steps(b, first) * from->ld_columns, *weights = over_keys(b, pairs, dscores, keys);
-    multiply(b, &(bw_tile_call){head_dim, width, steps(b, keys), 1, k_columns, 1, from->ld_columns, weights, COLUMNS, t->dqueries, COLUMNS,
+    multiply(b, &(bw_tile_call){head_dim, width, steps(b, keys), 1, k_columns, 1, from->ld_columns, weights, b->width, t->dqueries, b->width,
                                 first > b->first_key});
 }
 
@@ -453,6 +452,20 @@ static void take_rows(const block *b, float *to, const float *from, int64_t ld)
     }
 }
 
+/* dots[i]: row i of dout, as products read it, times that of out. A row that sees one key only has no gradient, and dout unrounded would leave its
+ * rounding there. */
+static void take_dots(const block *b, float *dots, const float *dout, const float *out, int64_t ld)
+{
+    const int64_t head_dim = b->shape->head_dim;
+    uint16_t half[QUERIES * MAX_HEAD];
+    float rounded[QUERIES * MAX_HEAD];
+    if (b->pairs) {
+        bw_rows_narrow(half, head_dim, dout, ld, b->count, head_dim);
+        bw_row_widen(rounded, half, b->count * head_dim);
+    }
+    bw_attention_dots(dots, b->pairs ? rounded : dout, b->pairs ? head_dim : ld, out, ld, b->count, head_dim, 1);
+}
+
 /* lse: of each head, T apart. */
 static void load_turned(turned *t, const block *b, const float *q, const float *dout, const float *out, const float *lse, int64_t T, int64_t ldq)
 {
@@ -464,7 +477,7 @@ static void load_turned(turned *t, const block *b, const float *q, const float *
     memset(t->dots, 0, sizeof t->dots);
     memset(t->lse, 0, sizeof t->lse);
     for (int head = 0; head < b->heads; head++) {
-        bw_attention_dots(t->dots + head * QUERIES, dout + head * head_dim, ldq, out + head * head_dim, ldq, b->count, head_dim, 1);
+        take_dots(b, t->dots + head * QUERIES, dout + head * head_dim, out + head * head_dim, ldq);
         memcpy(t->lse + head * QUERIES, lse + head * T, (size_t)b->count * sizeof *lse);
     }
 }
@@ -483,7 +496,8 @@ static void backward_group(const packed *p, int sequence, int head, float *dq, f
     }
     for (int member = 0; member < shape->n_head / shape->n_kv; member += BW_HEADS)
         for (int64_t first = 0; first < length; first += QUERIES) {
-            const block b = bw_queries(shape, p->pairs, first, length - first < QUERIES ? length - first : QUERIES, bw_heads_from(shape, member));
+            const block b =
+                bw_queries(shape, p->pairs != NULL, first, length - first < QUERIES ? length - first : QUERIES, bw_heads_from(shape, member));
             const int64_t at = first * ldq + (int64_t)member * shape->head_dim;
             load_turned(&t, &b, q + at, dout + at, out + at, lse + member * p->T + first, p->T, ldq);
             for (int64_t key = b.first_key; key < b.last_key; key += KEYS)

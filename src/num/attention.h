@@ -12,8 +12,9 @@ typedef struct bw_block_of_queries {
     bool pairs; /* products are of bf16 pairs (num/pairs.h) */
     int64_t first_query, count, first_key, last_key;
     int heads;
+    int64_t width; /* columns: BW_QUERIES a head */
 } bw_block_of_queries;
-bool bw_attention_in_pairs(void); /* with the products that were chosen, on this CPU */
+bool bw_attention_in_pairs(void); /* with the backend that was started: ranks that agree on it agree on this */
 bw_block_of_queries bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count, int heads);
 int bw_heads_from(const bw_attention *shape, int member); /* of a block that begins with this head of those of one key head */
 
@@ -24,6 +25,7 @@ typedef struct bw_keys {
     int64_t ld_rows, ld_columns;
     const bw_cache *half; /* NULL: the above */
 } bw_keys;
+/* Keys and values that lie in fp32, rows ld apart. */
 bw_keys bw_keys_in_fp32(const float *k, const float *v, int64_t ld);
 
 /* At most BW_KEYS of them: where they lie, or from a cache of bf16, widened or made pairs. */
@@ -32,6 +34,7 @@ typedef struct bw_key_span {
     int64_t ldk, ldv;
     float memory[2][BW_KEYS * BW_MAX_HEAD_DIM];
 } bw_key_span;
+/* Keys first .. first + count; where they are pairs, first is even. */
 void bw_key_span_take(bw_key_span *s, const bw_block_of_queries *b, const bw_keys *keys, int64_t first, int64_t count);
 
 /* out, q: the block's first row, at its first head's first column; lse: NULL, or of each row, heads T apart. Runs on the calling thread. */

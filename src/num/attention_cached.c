@@ -5,7 +5,7 @@
 #include "num/row.h"
 #include <string.h>
 
-enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, FEW_QUERIES = 4, HEADS = 8, LANES = 16 };
+enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, FEW_QUERIES = 4, MOST_HEADS = 8, LANES = 16 };
 
 /* ---- the cache ------------------------------------------------------------------------------------------------------ */
 
@@ -57,9 +57,9 @@ typedef struct single {
     const bw_attention *shape;
     bool pairs;
     int heads;
-    const float *q;                      /* [heads][head_dim] */
-    float q_pairs[HEADS * MAX_HEAD / 2]; /* where products are of pairs */
-    float scores[HEADS][KEYS];
+    const float *q;                           /* [heads][head_dim] */
+    float q_pairs[MOST_HEADS * MAX_HEAD / 2]; /* where products are of pairs */
+    float scores[MOST_HEADS][KEYS];
 } single;
 
 /* scores[head][key] of pairs: keys turned over, whole vectors of them. */
@@ -95,7 +95,7 @@ static void add_values(single *s, const bw_key_span *here, int64_t keys, float *
         bw_tile(&(bw_tile_call){s->heads, head_dim, keys, 1, s->scores[0], KEYS, 1, here->v, here->ldv, out, head_dim, true});
         return;
     }
-    float weights[HEADS * KEYS / 2];
+    float weights[MOST_HEADS * KEYS / 2];
     for (int h = 0; h < s->heads && keys % 2; h++)
         s->scores[h][keys] = 0;
     bw_pairs_along_rows(weights, KEYS / 2, s->scores[0], KEYS, s->heads, keys + keys % 2);
@@ -107,7 +107,7 @@ static void single_row(single *s, float *out, int64_t position, const bw_keys *f
     const bw_block_of_queries b = bw_queries(s->shape, s->pairs, position, 1, s->heads);
     const int64_t head_dim = s->shape->head_dim;
     const int64_t oldest = s->shape->window > 0 ? position - s->shape->window + 1 : 0;
-    float highest[HEADS] = {0}, sum[HEADS] = {0};
+    float highest[MOST_HEADS] = {0}, sum[MOST_HEADS] = {0};
     bw_key_span here;
     memset(out, 0, (size_t)(s->heads * head_dim) * sizeof *out);
     if (s->pairs)
@@ -134,10 +134,10 @@ static void single_row(single *s, float *out, int64_t position, const bw_keys *f
 static void single_row_of_group(const bw_attention *shape, bool pairs, float *out, const float *q, int64_t position, const bw_keys *keys)
 {
     const int group = shape->n_head / shape->n_kv;
-    for (int head = 0; head < group; head += HEADS) {
+    for (int head = 0; head < group; head += MOST_HEADS) {
         const int64_t at = (int64_t)head * shape->head_dim;
         single s;
-        s.shape = shape, s.pairs = pairs, s.heads = group - head < HEADS ? group - head : HEADS, s.q = q + at;
+        s.shape = shape, s.pairs = pairs, s.heads = group - head < MOST_HEADS ? group - head : MOST_HEADS, s.q = q + at;
         single_row(&s, out + at, position, keys);
     }
 }

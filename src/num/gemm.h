@@ -15,9 +15,9 @@ typedef struct bw_gemm_call {
     const void *ready_a, *ready_b; /* the operands as num/operand.c wrote them, or NULL; a or b may be NULL then */
 } bw_gemm_call;
 
-/* An operand that is ready has whole units of rows and columns, filled up with zeros: k of a tile of AMX. */
+/* An operand that is ready is dense, and has whole units of columns, and of rows, the last of them zeros: k of a tile of AMX. */
 enum { BW_READY_UNIT = 32 };
-int64_t bw_ready_ld(int64_t cols); /* entries from row to row */
+int64_t bw_ready_rows(int64_t rows);
 
 typedef struct bw_gemm_backend {
     const char *precision;        /* the value of --precision that asks for it */

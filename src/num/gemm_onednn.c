@@ -95,13 +95,11 @@ static void *packed_part(const bw_gemm_call *call)
     return (char *)call->weight + (call->trans_b ? 0 : bw_onednn_weight_bytes(call->n, call->k));
 }
 
-/* op(A), m rows, for the left of a product whose k is shape->k. What is ready is taken where it need not be turned over. */
-static char *take_left(const bw_gemm_call *call, bw_onednn_shape *shape)
+/* op(A), m rows of k entries, for the left of a product. What is ready is taken where it need not be turned over. */
+static const char *take_left(const bw_gemm_call *call, int64_t k)
 {
     const operand a = {call->a, call->lda, call->m, call->k, call->trans_a};
-    const bool ready = call->ready_a && !call->trans_a;
-    shape->lda = ready ? bw_ready_ld(call->k) : shape->k;
-    return ready ? (char *)call->ready_a : take(&kept.a, &a, round_up(call->m, ROWS), shape->k);
+    return call->ready_a && !call->trans_a ? call->ready_a : take(&kept.a, &a, round_up(call->m, ROWS), k);
 }
 
 /* op(B) for its right: oneDNN turns it over itself, while it packs it. */
@@ -113,15 +111,15 @@ static const void *take_right(const bw_gemm_call *call, bw_onednn_shape *shape)
     const int64_t rows = call->trans_b ? call->n : shape->k, cols = call->trans_b ? shape->k : call->n;
     const operand stored = {call->b, call->ldb, call->trans_b ? call->n : call->k, call->trans_b ? call->k : call->n, false};
     shape->trans_b = call->trans_b;
-    shape->ldb = call->ready_b ? bw_ready_ld(cols) : cols;
+    shape->ldb = cols;
     return call->ready_b ? call->ready_b : take(&kept.b, &stored, rows, cols);
 }
 
 static void multiply_rows(const bw_gemm_call *call)
 {
     bw_onednn_shape shape = {.m = call->m / ROWS * ROWS, .n = call->n, .alpha = call->alpha, .add = call->beta != 0.0f};
-    shape.k = call->weight ? call->k : round_up(call->k, DEPTH);
-    const char *left = take_left(call, &shape);
+    shape.k = shape.lda = call->weight ? call->k : round_up(call->k, DEPTH);
+    const char *left = take_left(call, shape.k);
     const void *right = take_right(call, &shape);
     const bool few = call->m % ROWS != 0 && call->m <= FEW_ROWS;
     const int64_t whole = !few && shape.m > 0 && bw_onednn_goes_straight(call, &shape) ? shape.m : 0;
@@ -147,8 +145,8 @@ static void multiply_turned(const bw_gemm_call *call)
                                  .trans_a = !call->trans_b,
                                  .ready_a = call->ready_b,
                                  .ready_b = call->ready_a};
-    bw_onednn_shape shape = {.m = round_up(call->n, ROWS), .n = call->m, .k = round_up(call->k, DEPTH), .alpha = 1};
-    const void *left = take_left(&turned, &shape), *right = take_right(&turned, &shape);
+    bw_onednn_shape shape = {.m = round_up(call->n, ROWS), .n = call->m, .k = round_up(call->k, DEPTH), .lda = round_up(call->k, DEPTH), .alpha = 1};
+    const void *left = take_left(&turned, shape.k), *right = take_right(&turned, &shape);
     bw_onednn_multiply_apart(call, shape, left, right, 0, true);
 }
 

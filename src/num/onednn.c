@@ -10,7 +10,7 @@
 
 enum {
     USUAL_ROWS = 512,    /* the number of rows for which oneDNN is asked to name a weight's layout */
-    MOST_PRODUCTS = 256, /* kept, at 0.1 MiB: a step has thirty shapes for each number of rows; made again in 0.3 ms */
+    MOST_PRODUCTS = 256, /* kept, at 0.1 MiB: a step has thirty shapes for each number of rows, of tokens and of answers; made again in 0.3 ms */
     PLACES = 512,
     MOST_LAYOUTS = 32,
     LINE = 64
@@ -367,10 +367,9 @@ static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
 
 int bw_onednn_require_fast(void)
 {
-    const bool turns = !bw_onednn_is_half(); /* bf16 is turned over while it is rounded */
     const bw_onednn_shape shapes[] = {{.m = 80, .n = 80, .k = 96, .lda = 96, .packed = true, .alpha = 1},
                                       {.m = 80, .n = 80, .k = 96, .lda = 96, .ldb = 80, .alpha = 1},
-                                      {.m = 80, .n = 80, .k = 96, .lda = 96, .ldb = turns ? 96 : 80, .trans_b = turns, .alpha = 1}};
+                                      {.m = 80, .n = 80, .k = 96, .lda = 96, .ldb = 96, .trans_b = true, .alpha = 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         if (!bw_onednn_is_fast(&shapes[i]))
             return bw_fail(BW_SYSTEM, "this oneDNN has no fast kernels for that on this CPU");

@@ -1,5 +1,5 @@
+/* The tile of tile_body.h once more, where a step of its sums is of pairs, and matrices laid out for it. */
 #include "num/pairs.h"
-#include "breakwater/num.h"
 #include "num/row.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -17,8 +17,7 @@
 
 bool bw_pairs_are_here(void)
 {
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
+    return bw_rows_narrow_fast() && __builtin_cpu_supports("avx512dq");
 }
 
 void bw_tile_pairs(const bw_tile_call *call)

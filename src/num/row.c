@@ -79,10 +79,19 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void rows
 }
 #endif
 
+bool bw_rows_narrow_fast(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#else
+    return false;
+#endif
+}
+
 void bw_rows_narrow(uint16_t *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t n)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512bf16")) {
+    if (bw_rows_narrow_fast()) {
         rows_narrow_avx512(to, ldt, from, ld, rows, n);
         return;
     }

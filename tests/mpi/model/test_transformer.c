@@ -196,6 +196,64 @@ static void check_packing(const bw_grid *grid)
     }
 }
 
+/* ---- rows with a target ---------------------------------------------------------------------------------------------- */
+
+/* Only they go on after the last layer's attention: their losses are those that the logits of all rows give. Both are some 300 roundings of fp32 away
+ * from a number near 6. */
+static void check_row_losses(const bw_grid *grid)
+{
+    engine e;
+    bw_batch batch;
+    const int64_t V = bw_source_spec(source)->vocab;
+    float row_loss[32], *logits = bw_calloc(32 * V, sizeof *logits, "test");
+    double loss;
+    int64_t answer = 0;
+    setting setting = {.present = {ALL, ALL, ALL}, .live = {ALL, ALL, ALL}, .weights = "resident"};
+    engine_open(&e, grid, &setting);
+    CHECK_OK(bw_batch_create(&batch, 32, SEQUENCES));
+    fill_batch(&batch, 0, SEQUENCES);
+    CHECK_OK(bw_transformer_logits(e.transformer, &batch, logits));
+    CHECK_OK(bw_transformer_loss(e.transformer, &batch, &loss, row_loss));
+    for (int64_t row = 0; row < batch.T; row++) {
+        double sum = 0;
+        for (int64_t word = 0; word < V; word++)
+            sum += exp((double)logits[row * V + word]);
+        if (batch.targets[row] >= 0)
+            CHECK(fabs(log(sum) - (double)logits[row * V + batch.targets[row]] - (double)row_loss[answer++]) <= 1e-4);
+    }
+    CHECK(answer == batch.answers && answer > 0);
+    bw_batch_free(&batch);
+    bw_free(logits);
+    engine_close(&e);
+}
+
+/* Without any target there is no loss and no gradient. */
+static void check_no_answers(const bw_grid *grid)
+{
+    engine e;
+    bw_batch batch;
+    bw_pass pass = {.seed = 5, .step = 2, .loss_scale = 1};
+    double loss = -1;
+    setting setting = {.present = {ALL, ALL, ALL}, .live = {ALL, ALL, ALL}, .dropout = 0.25, .weights = "resident"};
+    engine_open(&e, grid, &setting);
+    train(&e, 0, SEQUENCES); /* leaves gradients */
+    CHECK_OK(bw_batch_create(&batch, 32, SEQUENCES));
+    fill_batch(&batch, 0, SEQUENCES);
+    for (int64_t row = 0; row < batch.T; row++)
+        batch.targets[row] = -1;
+    batch.answers = 0;
+    CHECK_OK(bw_transformer_train(e.transformer, &batch, &pass, &loss));
+    CHECK(loss == 0);
+    for (int slot = 0; slot < SLOTS; slot++) {
+        const bw_lora_view *view = bw_lora_at(e.lora, slot / BW_TARGETS, (bw_target)(slot % BW_TARGETS));
+        for (int factor = 0; factor < 2; factor++)
+            for (int32_t i = 0; i < size_of(view, slot, factor); i++)
+                CHECK((factor ? view->dB : view->dA)[i] == 0);
+    }
+    bw_batch_free(&batch);
+    engine_close(&e);
+}
+
 /* ---- slope of the loss ---------------------------------------------------------------------------------------------- */
 typedef struct move {
     const float *direction; /* dense, row-major */
@@ -275,6 +333,11 @@ int main(int argc, char **argv)
     }
     check_same_bits(grid);
     check_packing(grid);
+    check_row_losses(grid);
+    check_no_answers(grid);
+    CHECK_OK(bw_gemm_start("bf16", 1));
+    check_same_bits(grid);
+    check_no_answers(grid);
     bw_source_close(source);
     bw_grid_destroy(&grid);
     bw_gemm_stop();

@@ -290,6 +290,9 @@ static void configurations_that_we_do_not_compute_are_refused_by_name(void **sta
     tiny.architecture = "MambaForCausalLM";
     expect_refused(&tiny, BW_DATA, "'MambaForCausalLM' is not supported; supported: LlamaForCausalLM");
     tiny = BW_TINY;
+    tiny.claimed_head_dim = 512; /* blocks of attention lie on the stack */
+    expect_refused(&tiny, BW_DATA, "head dimension is 512, or is not given; expected 1 to 256");
+    tiny = BW_TINY;
     tiny.n_kv = 3;
     expect_refused(&tiny, BW_DATA, "4 attention heads cannot share 3");
     tiny = BW_TINY;

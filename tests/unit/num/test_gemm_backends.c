@@ -55,16 +55,21 @@ static void check_entry(const problem *p, float got, double before, double round
 /* A stored matrix as num/operand.c would write it. */
 static void *ready_copy(const bw_gemm_backend *backend, const float *x, int64_t rows, int64_t cols)
 {
-    const int64_t ld = bw_ready_ld(cols);
-    char *ready = bw_calloc(bw_ready_ld(rows) * ld * backend->entry_bytes, 1, "test");
+    char *ready = bw_calloc(bw_ready_rows(rows) * cols * backend->entry_bytes, 1, "test");
     assert_non_null(ready);
     for (int64_t i = 0; i < rows; i++)
-        backend->put(ready, i * ld, x + i * cols, cols);
+        backend->put(ready, i * cols, x + i * cols, cols);
     return ready;
 }
 
 /* What a call is given beside plain operands, whose rows lie `gap` entries apart; those of others do not. */
 enum { PACKED = 1, READY_A = 2, READY_B = 4 };
+
+static bool has_units(const problem *p, int given)
+{
+    return (!(given & READY_A) || (p->trans_a ? p->m : p->k) % BW_READY_UNIT == 0) &&
+           (!(given & READY_B) || (p->trans_b ? p->k : p->n) % BW_READY_UNIT == 0);
+}
 
 /* The operands that are ready, one at most where the left one has to be turned over, lose the matrix that they came from. */
 static void make_ready(const bw_gemm_backend *backend, bw_gemm_call *call, int given)
@@ -84,6 +89,8 @@ static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap,
 {
     const bool half = strcmp(backend->precision, "bf16") == 0, packed = given & PACKED;
     const int64_t apart = given ? 0 : gap;
+    if (!has_units(p, given))
+        return;
     int64_t lda, ldb, ldc = p->n + gap;
     const int64_t a_size = size_of(p->trans_a, p->m, p->k, apart, &lda), b_size = size_of(p->trans_b, p->k, p->n, apart, &ldb);
     float *a = random_floats(a_size, 1), *b = random_floats(b_size, 2), *a_rounded = rounded_floats(a_size, 1, half),
@@ -141,10 +148,10 @@ static bool starts(const bw_gemm_backend *backend, int threads)
 }
 
 static const bw_gemm_backend *const all[] = {&bw_gemm_blis, &bw_gemm_bf16, &bw_gemm_onednn_fp32, &bw_gemm_onednn_full, &bw_gemm_onednn};
-static const int64_t sizes[][3] = {
-    {1, 1, 1},      {1, 7, 13},    {5, 3, 2},     {2, 33, 64},    {16, 16, 16},   {17, 65, 31},  {64, 48, 100},
-    {13, 130, 301}, {70, 5, 600},  {3, 200, 100}, {7, 130, 300},  {33, 97, 64},   {32, 257, 33}, {100, 100, 32},
-    {48, 32, 258},  {260, 40, 70}, {80, 64, 96},  {96, 16, 1024}, {72, 32, 1300}, {16, 24, 2100}}; /* beyond 64 rows, and sums that are cut */
+static const int64_t sizes[][3] = {{1, 1, 1},      {1, 7, 13},    {5, 3, 2},     {2, 33, 64},    {16, 16, 16},   {17, 65, 31},   {64, 48, 100},
+                                   {13, 130, 301}, {70, 5, 600},  {3, 200, 100}, {7, 130, 300},  {33, 97, 64},   {32, 257, 33},  {100, 100, 32},
+                                   {48, 32, 258},  {260, 40, 70}, {80, 64, 96},  {96, 16, 1024}, {72, 32, 1300}, {16, 24, 2100}, {64, 32, 32},
+                                   {32, 64, 96},   {77, 32, 64},  {45, 96, 32}}; /* beyond 64 rows, sums that are cut, and whole units */
 static const float factors[][2] = {{1, 0}, {1, 1}, {0.5f, 0}, {-2, 0.75f}};
 
 static void multiply_right_for_all_transposes_and_odd_sizes(void **state)
@@ -185,6 +192,9 @@ static void multiply_right_with_packed_weights(void **state)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (int kind = all[which]->forward_only; kind < 8; kind += 1 + all[which]->forward_only) /* x W^T is the odd kind */
                 check(all[which], &(problem){false, kind & 1, sizes[i][0], sizes[i][1], sizes[i][2], 1, (float)(kind / 2 % 2)}, kind / 4 * 2, PACKED);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes && all[which]->put; i++)
+            for (int kind = 0; kind < 4; kind++)
+                check(all[which], &(problem){false, kind & 1, sizes[i][0], sizes[i][1], sizes[i][2], 1, (float)(kind / 2)}, 2, PACKED | READY_A);
     }
 }
 
@@ -232,7 +242,8 @@ static void same_bits_for_any_number_of_threads(void **state)
         bool trans_a, trans_b;
         int64_t m, n, k;
     } products[] = {{true, false, 32, 576, 4096}, {true, false, 576, 32, 4096}, {true, false, 16, 64, 5000},
-                    {false, true, 70, 192, 4096}, {false, false, 33, 64, 3000}, {false, true, 257, 32, 576}};
+                    {false, true, 70, 192, 4096}, {false, false, 33, 64, 3000}, {false, true, 257, 32, 576},
+                    {false, true, 300, 8, 1536},  {false, true, 96, 16, 4096},  {false, true, 430, 1536, 8}};
     (void)state;
     for (size_t which = 0; which < sizeof libraries / sizeof *libraries; which++)
         for (size_t i = 0; i < sizeof products / sizeof *products && starts(libraries[which], 1); i++) {
@@ -357,29 +368,44 @@ static void weights_multiply_as_matrices_do(void **state)
     }
 }
 
+enum { ROWS = 37, OUT_COLUMNS = 45, RANK = 5 };
+
+static void check_operands(int64_t in)
+{
+    float *x = random_floats(ROWS * in, 1), *w = random_floats(OUT_COLUMNS * in, 2), *left = zeros(ROWS * in);
+    float *y = zeros(OUT_COLUMNS * in), *y2 = zeros(OUT_COLUMNS * in);
+    uint32_t *kept = bw_calloc(ROWS * bw_mask_words(in), sizeof *kept, "test");
+    int32_t samples[ROWS], positions[ROWS];
+    for (int t = 0; t < ROWS; t++)
+        samples[t] = t / 9, positions[t] = t % 9;
+    const int64_t ready_bytes = bw_operand_bytes(ROWS, in), dropped_bytes = bw_operand_drop_bytes(ROWS, in);
+    void *ready = bw_calloc(ready_bytes + 1, 1, "test"), *dropped = bw_calloc(dropped_bytes, 1, "test");
+    memset(ready, 0xff, (size_t)ready_bytes), memset(dropped, 0xff, (size_t)dropped_bytes); /* NaN: what was there before */
+    bw_dropout_draw(kept, samples, positions, 7, 1, 3, 0.3f, ROWS, in);
+    bw_dropout(left, x, kept, 0.3f, ROWS, in);
+    for (int drops = 0; drops < 2; drops++) {
+        const bw_operand made = drops ? bw_operand_drop(dropped, x, kept, 0.3f, ROWS, in) : bw_operand_ready(ready, x, ROWS, in);
+        const bw_operand plain = bw_operand_of(drops ? left : x, in);
+        bw_gemm(false, true, ROWS, OUT_COLUMNS, in, 1, plain, bw_operand_of(w, in), 0, y, OUT_COLUMNS);
+        bw_gemm(false, true, ROWS, OUT_COLUMNS, in, 1, made, bw_operand_of(w, in), 0, y2, OUT_COLUMNS);
+        assert_memory_equal(y, y2, ROWS * OUT_COLUMNS * sizeof *y);
+        /* on the right, summed over its rows, as in the gradient of a LoRA's A */
+        bw_gemm(true, false, RANK, in, ROWS, 1, bw_operand_of(w, RANK), plain, 0, y, in);
+        bw_gemm(true, false, RANK, in, ROWS, 1, bw_operand_of(w, RANK), made, 0, y2, in);
+        assert_memory_equal(y, y2, (size_t)(RANK * in) * sizeof *y);
+    }
+    bw_free(x), bw_free(w), bw_free(left), bw_free(y), bw_free(y2), bw_free(kept), bw_free(ready), bw_free(dropped);
+}
+
 /* Through the seam: products read of a copy what they would read of its matrix, and of a dropped one what dropout leaves, to the bit. */
 static void operands_are_what_they_were_made_from(void **state)
 {
     (void)state;
-    enum { T = 37, OUT = 45, IN = 301 };
     static const char *const precisions[] = {"fp32", "bf16"};
     for (int which = 0; which < 2; which++) {
         assert_int_equal(bw_gemm_start(precisions[which], 1), BW_OK);
-        float *x = random_floats(T * IN, 1), *w = random_floats(OUT * IN, 2), *left = zeros(T * IN), *y = zeros(T * OUT), *y2 = zeros(T * OUT);
-        uint32_t *kept = bw_calloc(T * bw_mask_words(IN), sizeof *kept, "test");
-        int32_t samples[T], positions[T];
-        for (int t = 0; t < T; t++)
-            samples[t] = t / 9, positions[t] = t % 9;
-        void *ready = bw_calloc(bw_operand_bytes(T, IN) + 1, 1, "test"), *dropped = bw_calloc(bw_operand_drop_bytes(T, IN), 1, "test");
-        bw_dropout_draw(kept, samples, positions, 7, 1, 3, 0.3f, T, IN);
-        bw_dropout(left, x, kept, 0.3f, T, IN);
-        for (int drops = 0; drops < 2; drops++) {
-            const bw_operand made = drops ? bw_operand_drop(dropped, x, kept, 0.3f, T, IN) : bw_operand_ready(ready, x, T, IN);
-            bw_gemm(false, true, T, OUT, IN, 1, bw_operand_of(drops ? left : x, IN), bw_operand_of(w, IN), 0, y, OUT);
-            bw_gemm(false, true, T, OUT, IN, 1, made, bw_operand_of(w, IN), 0, y2, OUT);
-            assert_memory_equal(y, y2, T * OUT * sizeof *y);
-        }
-        bw_free(x), bw_free(w), bw_free(left), bw_free(y), bw_free(y2), bw_free(kept), bw_free(ready), bw_free(dropped);
+        check_operands(301); /* no whole units */
+        check_operands(320);
     }
 }
 
