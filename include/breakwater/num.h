@@ -30,7 +30,8 @@ static inline bw_operand bw_operand_of(const float *x, int64_t ld)
     return (bw_operand){.x = x, .ld = ld};
 }
 /* x[rows, cols], dense, for several products; memory: bw_operand_bytes of the backend that is started, from a cache line on, and nothing (0 bytes,
- * NULL) where products read it as it lies: in fp32, and where cols is no multiple of 32. Changes in x are not seen afterwards. Runs on all threads. */
+ * NULL) where products read it as it lies: in fp32, and where cols is no multiple of 32. Changes in x are not seen afterwards. Runs on all threads.
+ */
 int64_t bw_operand_bytes(int64_t rows, int64_t cols);
 bw_operand bw_operand_ready(void *memory, const float *x, int64_t rows, int64_t cols);
 /* C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, row-major with leading dimensions; op(X) = X or X^T.
@@ -116,21 +117,23 @@ void bw_attention_forward(const bw_attention *shape, float *out, float *lse, con
 void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
                            const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq,
                            float *scratch);
-/* Keys and values of one sequence: head h, key j begins at entry h * head + j * row. Each token reads all of them from memory, which goes fastest
- * where a head's keys follow one another, and in half the bytes: half says that they are bf16, else they are fp32. row is even, as is head. With a
- * cache of bf16, queries and weights are rounded, too, where the products of attention are bf16. */
+/* Keys and values of one sequence, as decoding reads them fastest: head by head, `head` entries apart, each with room for a multiple of BW_CACHE_UNIT
+ * keys of head_dim entries. Entries are bf16 (half) where the products of attention are, which then round queries and weights, too; else fp32. Only
+ * the functions below know their order: the bytes of a unit are not those of rows. */
+enum { BW_CACHE_UNIT = 32 };
 typedef struct bw_cache {
     void *k, *v;
-    int64_t head, row;
-    bool half;
+    int64_t head;
+    bool half; /* bw_cache_is_half() */
 } bw_cache;
+bool bw_cache_is_half(void);                         /* with the backend that is started */
 int64_t bw_cache_bytes(int64_t entries, bool half);  /* of keys, or of values */
-bw_cache bw_cache_at(bw_cache cache, int64_t entry); /* from there on */
-/* Keys and values 0 .. n - 1 of every head. Runs on the calling thread. */
+bw_cache bw_cache_at(bw_cache cache, int64_t entry); /* from there on: an entry where a sequence's room begins */
+/* Keys and values 0 .. n - 1 of every head; units are copied whole. Runs on the calling thread. */
 void bw_cache_copy(const bw_attention *shape, bw_cache to, bw_cache from, int64_t n);
-/* Rows k, v[n][n_kv*head_dim] become keys and values first .. first + n - 1. Runs on the calling thread. */
+/* Rows k, v[n][n_kv*head_dim] become keys and values first .. first + n - 1; they are written in order, each once. Runs on the calling thread. */
 void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, int64_t n, const float *k, const float *v);
-/* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values are cache rows [0, length).
+/* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values 0 .. length-1 are in the cache.
  * Runs on all threads, or on the calling one inside a parallel region: a loop over sequences may be parallel itself. */
 void bw_attention_cached(const bw_attention *shape, float *out, const float *q, int64_t ldq, int n_new, bw_cache cache, int length);
 

@@ -12,7 +12,7 @@ enum { PREFILL_TOKENS = 2048 }; /* rows of one prefill pass, a longer prompt apa
 typedef struct sequence {
     const bw_tokens *prompt;
     bw_answer *answer;
-    int64_t place, room; /* its first row in the cache of a layer, and how many there are for it */
+    int64_t place, room; /* its first key in the cache of a layer, and how many there is room for: whole units */
     int32_t length;      /* rows in the cache */
     int32_t next;        /* token to be fed next */
     bool active;
@@ -66,7 +66,7 @@ static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int6
     BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, max_prompt + max_new));
     BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
-    d->cache = (bw_cache){.row = spec->head_dim, .half = bw_gemm_is_half()};
+    d->cache = (bw_cache){.half = bw_cache_is_half()};
     const int64_t cache_bytes = bw_cache_bytes(spec->n_layer * cache_rows * spec->n_kv * spec->head_dim, d->cache.half);
     BW_TRY((d->cache.k = bw_calloc(cache_bytes, 1, "KV cache")) ? BW_OK : BW_SYSTEM);
     BW_TRY((d->cache.v = bw_calloc(cache_bytes, 1, "KV cache")) ? BW_OK : BW_SYSTEM);
@@ -99,7 +99,7 @@ static void pass_add(decoder *d, int slot, const int32_t *tokens, int32_t count)
     d->T += count;
 }
 
-/* Of a sequence in a layer: head by head, so that a head's keys follow one another. */
+/* Of a sequence in a layer. */
 static bw_cache cache_of(const decoder *d, int layer, int slot)
 {
     const sequence *s = &d->sequences[slot];
@@ -288,11 +288,17 @@ static int decode(decoder *d, int count, int64_t max_new, const int32_t *stop, i
     }
 }
 
+/* Keys that a sequence may come to have, in whole units of the cache. */
+static int64_t room_of(const bw_tokens *prompt, int64_t max_new)
+{
+    return (prompt->count + max_new + BW_CACHE_UNIT - 1) / BW_CACHE_UNIT * BW_CACHE_UNIT;
+}
+
 static int batch_run(decoder *d, const bw_tokens *prompts, bw_answer *answers, int count, int64_t max_new, const int32_t *stop, int n_stop)
 {
     int64_t place = 0;
     for (int i = 0; i < count; i++) {
-        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i], .place = place, .room = prompts[i].count + max_new};
+        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i], .place = place, .room = room_of(&prompts[i], max_new)};
         place += d->sequences[i].room;
     }
     BW_TRY(prefill_beginning(d, count));
@@ -334,9 +340,9 @@ static int64_t most_cache_rows(const bw_grid *grid, const bw_tokens *prompts, in
 {
     int64_t most = 0;
     for (int64_t round = 0; round < rounds; round++) {
-        int64_t first, mine = share(grid, round, batch, count, &first), rows = mine * max_new;
+        int64_t first, mine = share(grid, round, batch, count, &first), rows = 0;
         for (int64_t i = first; i < first + mine; i++)
-            rows += prompts[i].count;
+            rows += room_of(&prompts[i], max_new);
         most = rows > most ? rows : most;
     }
     return most;

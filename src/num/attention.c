@@ -17,16 +17,13 @@
 #include <string.h>
 
 enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, COLUMNS = QUERIES * BW_HEADS }; /* of a block, at most */
-_Static_assert(KEYS % 2 == 0 && QUERIES % 2 == 0, "pairs straddle neither spans of keys nor heads");
 typedef bw_block_of_queries block;
 
 block bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count, int heads)
 {
     block b = {shape, pairs, first_query, count, 0, first_query + count, heads, (int64_t)heads * QUERIES};
     if (shape->window > 0 && first_query - shape->window + 1 > 0)
-        b.first_key = first_query - shape->window + 1;
-    if (pairs)
-        b.first_key -= b.first_key % 2; /* pairs of keys begin at even ones; what is too old is masked */
+        b.first_key = (first_query - shape->window + 1) / BW_CACHE_UNIT * BW_CACHE_UNIT;
     return b;
 }
 
@@ -85,43 +82,6 @@ static const float *over_queries(const block *b, float *memory, const float *sco
     return memory;
 }
 
-/* ---- keys and values ------------------------------------------------------------------------------------------------ */
-
-bw_keys bw_keys_in_fp32(const float *k, const float *v, int64_t ld)
-{
-    return (bw_keys){.k_rows = k, .v_rows = v, .k_columns = k, .v_columns = v, .ld_rows = ld, .ld_columns = ld};
-}
-
-static void widen(float *to, const uint16_t *from, int64_t row, int64_t keys, int64_t head_dim)
-{
-    const int64_t pieces = row == head_dim ? 1 : keys, length = keys * head_dim / pieces;
-    for (int64_t j = 0; j < pieces; j++)
-        bw_row_widen(to + j * length, from + j * row, length);
-}
-
-static void take_half(bw_key_span *s, const block *b, bw_cache here, int64_t count)
-{
-    const int64_t head_dim = b->shape->head_dim;
-    s->k = s->memory[0], s->v = s->memory[1], s->ldk = s->ldv = head_dim;
-    if (b->pairs) {
-        s->k = here.k, s->ldk = here.row / 2;
-        bw_pairs_along_half_columns(s->memory[1], head_dim, here.v, here.row, count, head_dim);
-    } else {
-        widen(s->memory[0], here.k, here.row, count, head_dim);
-        widen(s->memory[1], here.v, here.row, count, head_dim);
-    }
-}
-
-void bw_key_span_take(bw_key_span *s, const block *b, const bw_keys *keys, int64_t first, int64_t count)
-{
-    if (keys->half) {
-        take_half(s, b, bw_cache_at(*keys->half, first * keys->half->row), count);
-        return;
-    }
-    s->k = keys->k_rows + first * keys->ld_rows, s->ldk = keys->ld_rows;
-    s->v = keys->v_columns + steps(b, first) * keys->ld_columns, s->ldv = keys->ld_columns;
-}
-
 /* ---- packed sequences: what all blocks read ------------------------------------------------------------------------ */
 
 typedef struct packed {
@@ -145,14 +105,19 @@ int64_t bw_attention_scratch(const bw_attention *shape, int64_t T)
     return bw_attention_in_pairs() ? 2 * shape->n_kv * T * shape->head_dim : 0;
 }
 
+static bw_keys keys_in_fp32(const float *k, const float *v, int64_t ld)
+{
+    return (bw_keys){.k_rows = k, .v_rows = v, .k_columns = k, .v_columns = v, .ld_rows = ld, .ld_columns = ld};
+}
+
 static bw_keys keys_of(const packed *p, int sequence, int head)
 {
     const int64_t head_dim = p->shape->head_dim, start = p->offsets[sequence], at = (head * p->T + start) * head_dim,
                   all = p->shape->n_kv * p->T * head_dim;
     if (!p->pairs)
-        return bw_keys_in_fp32(p->k + start * p->ldk + head * head_dim, p->v + start * p->ldk + head * head_dim, p->ldk);
+        return keys_in_fp32(p->k + start * p->ldk + head * head_dim, p->v + start * p->ldk + head * head_dim, p->ldk);
     const float *columns = p->pairs + all + at;
-    return (bw_keys){p->pairs + at / 2, p->pairs + (all + at) / 2, columns, columns, head_dim / 2, head_dim, NULL};
+    return (bw_keys){p->pairs + at / 2, p->pairs + (all + at) / 2, columns, columns, head_dim / 2, head_dim, false};
 }
 
 /* The pairs of one head of a sequence; the forward pass sums over keys of v, the backward pass of k. */
@@ -181,11 +146,22 @@ static packed pack(const bw_attention *shape, const float *k, const float *v, in
 
 /* ---- forward -------------------------------------------------------------------------------------------------------- */
 
-/* scores[key][head, query] of some keys, rows of k. */
-static void score(const block *b, float *scores, const float *queries, float scale, const float *k, int64_t ldk, int64_t keys)
+/* scores[key][head, query] of some keys, rows of k: entry (key, c) at k[key * row + c * column]. */
+static void score(const block *b, float *scores, const float *queries, float scale, const float *k, int64_t row, int64_t column, int64_t keys)
 {
-    const bw_tile_call call = {keys, b->width, steps(b, b->shape->head_dim), scale, k, ldk, 1, queries, b->width, scores, b->width, false};
+    const bw_tile_call call = {keys, b->width, steps(b, b->shape->head_dim), scale, k, row, column, queries, b->width, scores, b->width, false};
     multiply(b, &call);
+}
+
+/* The same of keys first .. first + n, of which a cache holds units that are turned over. */
+static void score_keys(const block *b, float *scores, const float *queries, const bw_keys *keys, int64_t first, int64_t n)
+{
+    const int64_t depth = steps(b, b->shape->head_dim);
+    if (!keys->cached)
+        score(b, scores, queries, b->shape->scale, keys->k_rows + first * keys->ld_rows, keys->ld_rows, 1, n);
+    for (int64_t j = 0; keys->cached && j < n; j += BW_CACHE_UNIT)
+        score(b, scores + j * b->width, queries, b->shape->scale, keys->k_rows + (first + j) * depth, 1, BW_CACHE_UNIT,
+              n - j < BW_CACHE_UNIT ? n - j : BW_CACHE_UNIT);
 }
 
 /* Which of a key's queries see it: columns low .. high - 1. */
@@ -266,25 +242,23 @@ typedef struct running {
 } running;
 
 /* Keys first .. first + keys: scores, their exponentials, and those times values, added to the result. */
-static void forward_keys(const block *b, float *result, running *r, const float *queries, const bw_keys *source, int64_t first, int64_t keys)
+static void forward_keys(const block *b, float *result, running *r, const float *queries, const bw_keys *from, int64_t first, int64_t keys)
 {
     const int64_t head_dim = b->shape->head_dim;
     const bool more = first > b->first_key;
     float scores[KEYS * COLUMNS], pairs[KEYS / 2 * COLUMNS];
-    bw_key_span here;
-    bw_key_span_take(&here, b, source, first, keys);
-    score(b, scores, queries, b->shape->scale, here.k, here.ldk, keys);
+    score_keys(b, scores, queries, from, first, keys);
     for (int64_t at = 0; at < b->width; at += QUERIES) {
         cap_and_mask(b, scores + at, first, keys);
         soften(scores + at, b->width, keys, r->highest + at, r->sum + at, r->shrink + at);
     }
     if (more)
         scale_columns(result, r->shrink, head_dim, b->width);
-    const float *weights = over_keys(b, pairs, scores, keys);
-    multiply(b, &(bw_tile_call){head_dim, b->width, steps(b, keys), 1, here.v, 1, here.ldv, weights, b->width, result, b->width, more});
+    const float *v = from->v_columns + steps(b, first) * from->ld_columns, *weights = over_keys(b, pairs, scores, keys);
+    multiply(b, &(bw_tile_call){head_dim, b->width, steps(b, keys), 1, v, 1, from->ld_columns, weights, b->width, result, b->width, more});
 }
 
-void bw_attention_block(const block *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq, const bw_keys *source)
+void bw_attention_block(const block *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq, const bw_keys *from)
 {
     float queries[MAX_HEAD * COLUMNS], result[MAX_HEAD * COLUMNS];
     running r = {.sum = {0}};
@@ -292,7 +266,7 @@ void bw_attention_block(const block *b, float *out, int64_t ldo, float *lse, int
     for (int i = 0; i < COLUMNS; i++)
         r.highest[i] = -3e38f;
     for (int64_t first = b->first_key; first < b->last_key; first += KEYS)
-        forward_keys(b, result, &r, queries, source, first, b->last_key - first < KEYS ? b->last_key - first : KEYS);
+        forward_keys(b, result, &r, queries, from, first, b->last_key - first < KEYS ? b->last_key - first : KEYS);
     for (int64_t i = 0; i < b->width; i++)
         r.shrink[i] = r.sum[i] > 0 ? 1.0f / r.sum[i] : 0.0f;
     scale_columns(result, r.shrink, b->shape->head_dim, b->width);
@@ -373,10 +347,11 @@ BW_INLINE float dot(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-BW_HOT void bw_attention_dots(float *dots, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows, int64_t head_dim, float scale)
+/* dots[i] = row i of a times row i of b. */
+BW_HOT static void attention_dots(float *dots, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows, int64_t head_dim)
 {
     for (int64_t i = 0; i < rows; i++)
-        dots[i] = dot(a + i * lda, b + i * ldb, head_dim) * scale;
+        dots[i] = dot(a + i * lda, b + i * ldb, head_dim);
 }
 
 /* What the backward pass holds of a block of queries: turned over, and as rows, heads one below the other, for products that sum over queries. */
@@ -418,10 +393,10 @@ BW_HOT static void score_gradient_capped(float *scores, float *dscores, int64_t 
 static void backward_keys(const block *b, turned *t, int64_t first, int64_t keys, float *dk, float *dv, int64_t ldk, const bw_keys *from)
 {
     const bw_attention *s = b->shape;
-    const int64_t at = first * from->ld_rows, width = b->width, head_dim = s->head_dim;
+    const int64_t width = b->width, head_dim = s->head_dim;
     float scores[KEYS * COLUMNS], dscores[KEYS * COLUMNS], pairs[KEYS / 2 * COLUMNS];
-    score(b, scores, t->queries, s->scale, from->k_rows + at, from->ld_rows, keys);
-    score(b, dscores, t->douts, 1.0f, from->v_rows + at, from->ld_rows, keys);
+    score_keys(b, scores, t->queries, from, first, keys);
+    score(b, dscores, t->douts, 1.0f, from->v_rows + first * from->ld_rows, from->ld_rows, 1, keys);
     for (int64_t head = 0; head < width; head += QUERIES) {
         cap_and_mask(b, scores + head, first, keys);
         if (s->soft_cap > 0)
@@ -463,7 +438,7 @@ static void take_dots(const block *b, float *dots, const float *dout, const floa
         bw_rows_narrow(half, head_dim, dout, ld, b->count, head_dim);
         bw_row_widen(rounded, half, b->count * head_dim);
     }
-    bw_attention_dots(dots, b->pairs ? rounded : dout, b->pairs ? head_dim : ld, out, ld, b->count, head_dim, 1);
+    attention_dots(dots, b->pairs ? rounded : dout, b->pairs ? head_dim : ld, out, ld, b->count, head_dim);
 }
 
 /* lse: of each head, T apart. */

@@ -34,56 +34,29 @@ void bw_pairs_along_rows(float *to, int64_t ldt, const float *from, int64_t ld, 
 
 #define PAIRS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
-PAIRS static inline __m512i halves(const float *from)
-{
-    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from)));
-}
-
-PAIRS static inline __m512i some_halves(const float *from, __mmask16 there)
-{
-    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from)));
-}
-
-PAIRS static inline __m512i same(const uint16_t *from)
-{
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)from));
-}
-
-PAIRS static inline __m512i some_same(const uint16_t *from, __mmask16 there)
-{
-    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from));
-}
-
-PAIRS static inline __m512i beside(__m512i low, __m512i high)
-{
-    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
 /* Entries of a row beside those of the next one, ld further on, or beside zeros. */
-#define PAIR_ROWS(name, type, LOAD, LOAD_SOME)                                                                                                       \
-    PAIRS static void name(float *to, const type *from, int64_t ld, bool last, int64_t cols)                                                         \
-    {                                                                                                                                                \
-        const __m512i zero = _mm512_setzero_si512();                                                                                                 \
-        int64_t j = 0;                                                                                                                               \
-        for (; j + 16 <= cols; j += 16)                                                                                                              \
-            _mm512_storeu_si512(to + j, beside(LOAD(from + j), last ? zero : LOAD(from + ld + j)));                                                  \
-        const __mmask16 rest = (__mmask16)((1u << (cols - j)) - 1);                                                                                  \
-        if (rest)                                                                                                                                    \
-            _mm512_mask_storeu_epi32(to + j, rest, beside(LOAD_SOME(from + j, rest), last ? zero : LOAD_SOME(from + ld + j, rest)));                 \
-    }
-PAIR_ROWS(pair_rows, float, halves, some_halves)
-PAIR_ROWS(pair_half_rows, uint16_t, same, some_same)
+PAIRS static inline __m512i beside(__m512 low, __m512 high)
+{
+    const __m512i upper = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
+    return _mm512_or_si512(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low)), _mm512_slli_epi32(upper, 16));
+}
+
+PAIRS static void pair_rows(float *to, const float *from, int64_t ld, bool last, int64_t cols)
+{
+    const __m512 zero = _mm512_setzero_ps();
+    int64_t j = 0;
+    for (; j + 16 <= cols; j += 16)
+        _mm512_storeu_si512(to + j, beside(_mm512_loadu_ps(from + j), last ? zero : _mm512_loadu_ps(from + ld + j)));
+    const __mmask16 rest = (__mmask16)((1u << (cols - j)) - 1);
+    if (rest)
+        _mm512_mask_storeu_epi32(to + j, rest,
+                                 beside(_mm512_maskz_loadu_ps(rest, from + j), last ? zero : _mm512_maskz_loadu_ps(rest, from + ld + j)));
+}
 
 void bw_pairs_along_columns(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
 {
     for (int64_t i = 0; i < rows; i += 2)
         pair_rows(to + i / 2 * ldt, from + i * ld, ld, i + 1 == rows, cols);
-}
-
-void bw_pairs_along_half_columns(float *to, int64_t ldt, const uint16_t *from, int64_t ld, int64_t rows, int64_t cols)
-{
-    for (int64_t i = 0; i < rows; i += 2)
-        pair_half_rows(to + i / 2 * ldt, from + i * ld, ld, i + 1 == rows, cols);
 }
 
 #else
@@ -105,11 +78,6 @@ void bw_pairs_along_rows(float *to, int64_t ldt, const float *from, int64_t ld, 
 }
 
 void bw_pairs_along_columns(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols)
-{
-    (void)to, (void)ldt, (void)from, (void)ld, (void)rows, (void)cols;
-}
-
-void bw_pairs_along_half_columns(float *to, int64_t ldt, const uint16_t *from, int64_t ld, int64_t rows, int64_t cols)
 {
     (void)to, (void)ldt, (void)from, (void)ld, (void)rows, (void)cols;
 }

@@ -12,6 +12,5 @@ void bw_tile_pairs(const bw_tile_call *call);
  * there is an odd number of them. Rounded as bw_row_narrow does. */
 void bw_pairs_along_rows(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols);
 void bw_pairs_along_columns(float *to, int64_t ldt, const float *from, int64_t ld, int64_t rows, int64_t cols);
-void bw_pairs_along_half_columns(float *to, int64_t ldt, const uint16_t *from, int64_t ld, int64_t rows, int64_t cols); /* of a matrix in bf16 */
 
 #endif
