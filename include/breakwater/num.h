@@ -110,6 +110,7 @@ typedef struct bw_attention {
     float soft_cap; /* 0: none */
     int window;     /* 0: none */
 } bw_attention;
+bool bw_attention_is_half(void); /* with the backend that is started it multiplies bf16; ranks that agree on the backend agree on this */
 int64_t bw_attention_scratch(const bw_attention *shape, int64_t T);
 void bw_attention_forward(const bw_attention *shape, float *out, float *lse, const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk,
                           const int32_t *offsets, int n_seq, float *scratch);
@@ -117,21 +118,22 @@ void bw_attention_forward(const bw_attention *shape, float *out, float *lse, con
 void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
                            const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk, const int32_t *offsets, int n_seq,
                            float *scratch);
-/* Keys and values of one sequence, as decoding reads them fastest: head by head, `head` entries apart, each with room for a multiple of BW_CACHE_UNIT
- * keys of head_dim entries. Entries are bf16 (half) where the products of attention are, which then round queries and weights, too; else fp32. Only
- * the functions below know their order: the bytes of a unit are not those of rows. */
-enum { BW_CACHE_UNIT = 32 };
+/* Keys and values of one sequence, in an order that only the functions below know: head by head, `head` entries apart, each with room for
+ * bw_cache_room(keys) keys of head_dim entries. Entries are bf16 where attention multiplies it, which then rounds queries and weights, too; else
+ * fp32. */
 typedef struct bw_cache {
     void *k, *v;
     int64_t head;
-    bool half; /* bw_cache_is_half() */
+    bool half;
 } bw_cache;
-bool bw_cache_is_half(void);                         /* with the backend that is started */
-int64_t bw_cache_bytes(int64_t entries, bool half);  /* of keys, or of values */
-bw_cache bw_cache_at(bw_cache cache, int64_t entry); /* from there on: an entry where a sequence's room begins */
-/* Keys and values 0 .. n - 1 of every head; units are copied whole. Runs on the calling thread. */
+int64_t bw_cache_room(int64_t keys);                  /* in whole units: so many keys have to be there for */
+int64_t bw_cache_bytes(int64_t entries);              /* of keys, or of values, with the backend that is started */
+bw_cache bw_cache_in(void *k, void *v, int64_t head); /* in memory that the caller has */
+bw_cache bw_cache_at(bw_cache cache, int64_t entry);  /* from there on: where the room of a sequence or a head begins */
+/* Keys and values 0 .. n - 1 of every head; up to bw_cache_room(n), what was there is overwritten. Runs on the calling thread. */
 void bw_cache_copy(const bw_attention *shape, bw_cache to, bw_cache from, int64_t n);
-/* Rows k, v[n][n_kv*head_dim] become keys and values first .. first + n - 1; they are written in order, each once. Runs on the calling thread. */
+/* Rows k, v[n][n_kv*head_dim] become keys and values first .. first + n - 1. Each is written after all before it: in bf16 the value of an even key
+ * clears that of the next one. Runs on the calling thread. */
 void bw_cache_write(const bw_attention *shape, bw_cache cache, int64_t first, int64_t n, const float *k, const float *v);
 /* Decoding: n_new query rows of one sequence whose last key is at length-1; keys and values 0 .. length-1 are in the cache.
  * Runs on all threads, or on the calling one inside a parallel region: a loop over sequences may be parallel itself. */

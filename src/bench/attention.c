@@ -95,7 +95,7 @@ static int measure_attention(bw_bench *bench, int n_seq, int length)
     double pairs = (double)n_seq * (double)length * (length + 1) / 2 * bench->spec->n_head * bench->spec->head_dim;
     /* Where products are bf16: both operands of a term are rounded by 2^-9 of themselves at most, and the terms of an output add up to 1 or less,
      * those of a gradient to 2. */
-    const bool half = bw_attention_scratch(&(bw_attention){.n_kv = 1, .head_dim = 2}, 1) > 0;
+    const bool half = bw_attention_is_half();
     bw_bench_row forward = {
         .work = 4 * pairs, .unit = BW_GFLOPS, .limit = bench->fma, .limit_name = half ? "fp32 FMA" : "FMA", .bound = half ? 0x1p-7 : 2e-6};
     bw_bench_row backward = forward;

@@ -22,8 +22,8 @@ typedef struct bw_block {
     float *normed, *hidden; /* T x C; T x F, silu(gate) * up */
     void *ready_x, *ready_dy, *dropped;
     float *d_wide, *d_low;
-    float *attention_scratch; /* of whoever runs packed attention: borrowed */
     float *side;              /* the same of a frozen adapter beside its weight; NULL where none is */
+    float *attention_scratch; /* for packed attention, of who runs it; NULL otherwise. Not the block's own */
 } bw_block;
 bw_attention bw_attention_of(const bw_spec *spec);
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions);

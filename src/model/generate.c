@@ -12,8 +12,8 @@ enum { PREFILL_TOKENS = 2048 }; /* rows of one prefill pass, a longer prompt apa
 typedef struct sequence {
     const bw_tokens *prompt;
     bw_answer *answer;
-    int64_t place, room; /* its first key in the cache of a layer, and how many there is room for: whole units */
-    int32_t length;      /* rows in the cache */
+    int64_t place, room; /* its first key in the cache of a layer, and for how many there is room */
+    int32_t length;      /* keys in the cache */
     int32_t next;        /* token to be fed next */
     bool active;
 } sequence;
@@ -30,9 +30,9 @@ typedef struct decoder {
     bw_block block;
     bw_saved saved;
     bw_head head;
-    int64_t max_rows, cache_rows;
+    int64_t max_rows, cache_keys;
     float *x;
-    bw_cache cache;                    /* [layer][cache_rows * n_kv * head_dim]; sequences lie one behind the other */
+    bw_cache cache;                    /* [layer][cache_keys * n_kv * head_dim]; sequences lie one behind the other */
     float *normed, *inv_rms, *highest; /* one row a sequence */
     int32_t *best;
     float *scratch; /* of the head */
@@ -54,22 +54,21 @@ static void decoder_free(decoder *d)
         bw_free(owned[i]);
 }
 
-/* cache_rows: of the batch that needs most; max_prompt: the longest prompt. */
-static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int64_t max_prompt, int64_t max_new, int64_t batch, int64_t cache_rows)
+/* cache_keys: of the batch that needs most; max_prompt: the longest prompt. */
+static int decoder_create(decoder *d, const bw_grid *grid, bw_store *store, int64_t max_prompt, int64_t max_new, int64_t batch, int64_t cache_keys)
 {
     const bw_spec *spec = bw_store_spec(store);
     int64_t C = spec->d_model;
     int64_t rows = max_prompt > PREFILL_TOKENS ? max_prompt : PREFILL_TOKENS;
-    *d = (decoder){.grid = grid, .store = store, .spec = spec, .cache_rows = cache_rows};
+    *d = (decoder){.grid = grid, .store = store, .spec = spec, .cache_keys = cache_keys};
     d->max_rows = rows < max_prompt * batch ? rows : max_prompt * batch;
     d->max_rows = d->max_rows > batch ? d->max_rows : batch;
     BW_TRY(bw_block_create(&d->block, store, NULL, d->max_rows, max_prompt + max_new));
     BW_TRY(bw_saved_create(&d->saved, spec, NULL, d->max_rows));
     BW_TRY(BW_NEW(d->x, d->max_rows * C, "activations"));
-    d->cache = (bw_cache){.half = bw_cache_is_half()};
-    const int64_t cache_bytes = bw_cache_bytes(spec->n_layer * cache_rows * spec->n_kv * spec->head_dim, d->cache.half);
-    BW_TRY((d->cache.k = bw_calloc(cache_bytes, 1, "KV cache")) ? BW_OK : BW_SYSTEM);
-    BW_TRY((d->cache.v = bw_calloc(cache_bytes, 1, "KV cache")) ? BW_OK : BW_SYSTEM);
+    const int64_t cache_bytes = bw_cache_bytes(spec->n_layer * cache_keys * spec->n_kv * spec->head_dim);
+    d->cache = bw_cache_in(bw_calloc(cache_bytes, 1, "KV cache"), bw_calloc(cache_bytes, 1, "KV cache"), 0);
+    BW_TRY(d->cache.k && d->cache.v ? BW_OK : BW_SYSTEM);
     BW_TRY(BW_NEW(d->normed, batch * C, "activations"));
     BW_TRY(BW_NEW(d->inv_rms, batch, "activations"));
     BW_TRY(BW_NEW(d->highest, batch, "activations"));
@@ -99,11 +98,11 @@ static void pass_add(decoder *d, int slot, const int32_t *tokens, int32_t count)
     d->T += count;
 }
 
-/* Of a sequence in a layer. */
+/* The part of a sequence in a layer. */
 static bw_cache cache_of(const decoder *d, int layer, int slot)
 {
     const sequence *s = &d->sequences[slot];
-    bw_cache cache = bw_cache_at(d->cache, (layer * d->cache_rows + s->place) * d->spec->n_kv * d->spec->head_dim);
+    bw_cache cache = bw_cache_at(d->cache, (layer * d->cache_keys + s->place) * d->spec->n_kv * d->spec->head_dim);
     cache.head = s->room * d->spec->head_dim;
     return cache;
 }
@@ -224,14 +223,14 @@ static int32_t shared_beginning(const decoder *d, int count)
     return shared >= LEAST_SHARED ? (int32_t)shared : 0;
 }
 
-/* Rows [0, rows) of the first sequence's cache to every other one. */
-static void copy_beginning(decoder *d, int count, int32_t rows)
+/* Keys [0, keys) of the first sequence to every other one. */
+static void copy_beginning(decoder *d, int count, int32_t keys)
 {
     for (int layer = 0; layer < d->spec->n_layer; layer++)
         for (int slot = 1; slot < count; slot++)
-            bw_cache_copy(&d->block.attention, cache_of(d, layer, slot), cache_of(d, layer, 0), rows);
+            bw_cache_copy(&d->block.attention, cache_of(d, layer, slot), cache_of(d, layer, 0), keys);
     for (int slot = 0; slot < count; slot++)
-        d->sequences[slot].length = rows;
+        d->sequences[slot].length = keys;
 }
 
 static int prefill_beginning(decoder *d, int count)
@@ -288,17 +287,11 @@ static int decode(decoder *d, int count, int64_t max_new, const int32_t *stop, i
     }
 }
 
-/* Keys that a sequence may come to have, in whole units of the cache. */
-static int64_t room_of(const bw_tokens *prompt, int64_t max_new)
-{
-    return (prompt->count + max_new + BW_CACHE_UNIT - 1) / BW_CACHE_UNIT * BW_CACHE_UNIT;
-}
-
 static int batch_run(decoder *d, const bw_tokens *prompts, bw_answer *answers, int count, int64_t max_new, const int32_t *stop, int n_stop)
 {
     int64_t place = 0;
     for (int i = 0; i < count; i++) {
-        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i], .place = place, .room = room_of(&prompts[i], max_new)};
+        d->sequences[i] = (sequence){.prompt = &prompts[i], .answer = &answers[i], .place = place, .room = bw_cache_room(prompts[i].count + max_new)};
         place += d->sequences[i].room;
     }
     BW_TRY(prefill_beginning(d, count));
@@ -335,15 +328,15 @@ static int64_t longest(const bw_tokens *prompts, int64_t count)
     return most;
 }
 
-/* Rows that the cache of a layer needs for the largest batch of this rank: one long prompt takes its own room, and not that of its batch. */
-static int64_t most_cache_rows(const bw_grid *grid, const bw_tokens *prompts, int64_t rounds, int64_t batch, int64_t count, int64_t max_new)
+/* Keys that the cache of a layer has room for, with the largest batch of this rank: one long prompt takes its own room, and not that of its batch. */
+static int64_t most_cache_keys(const bw_grid *grid, const bw_tokens *prompts, int64_t rounds, int64_t batch, int64_t count, int64_t max_new)
 {
     int64_t most = 0;
     for (int64_t round = 0; round < rounds; round++) {
-        int64_t first, mine = share(grid, round, batch, count, &first), rows = 0;
+        int64_t first, mine = share(grid, round, batch, count, &first), keys = 0;
         for (int64_t i = first; i < first + mine; i++)
-            rows += room_of(&prompts[i], max_new);
-        most = rows > most ? rows : most;
+            keys += bw_cache_room(prompts[i].count + max_new);
+        most = keys > most ? keys : most;
     }
     return most;
 }
@@ -363,7 +356,7 @@ int bw_generate(const bw_grid *grid, bw_store *store, const bw_tokens *prompts, 
                                 batch < count ? batch
                                 : count > 0   ? count
                                               : 1,
-                                most_cache_rows(grid, prompts, rounds, batch, count, max_new));
+                                most_cache_keys(grid, prompts, rounds, batch, count, max_new));
     status = bw_agree(grid, status);
     if (status == BW_OK)
         status = bw_head_create(&d.head, grid, store);

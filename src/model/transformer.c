@@ -14,7 +14,7 @@ struct bw_transformer {
     bw_saved *saved; /* a set per layer, or one set used again */
     int n_saved;
     bw_slopes slopes;
-    float *dx, *attention_scratch;
+    float *dx;
     /* Of the rows with a target, which alone go on after the last layer's attention. input: of the last layer */
     int64_t n;
     float *input, *normed, *inv_rms, *d_rows, *row_loss, *loss_scratch;
@@ -35,8 +35,7 @@ static int create_attention(bw_transformer *t)
 {
     const int64_t floats = bw_attention_scratch(&t->block.attention, t->max_tokens);
     if (floats > 0)
-        BW_TRY(BW_NEW(t->attention_scratch, floats, "activations"));
-    t->block.attention_scratch = t->attention_scratch;
+        BW_TRY(BW_NEW(t->block.attention_scratch, floats, "activations"));
     return BW_OK;
 }
 
@@ -143,9 +142,10 @@ void bw_transformer_free(bw_transformer **transformer)
         bw_saved_free(&t->saved[i]);
     bw_free(t->saved);
     bw_slopes_free(&t->slopes);
+    bw_free(t->block.attention_scratch);
     bw_block_free(&t->block);
-    void *owned[] = {t->attention_scratch, t->dx,           t->input,  t->normed,     t->inv_rms,      t->d_rows,
-                     t->row_loss,          t->loss_scratch, t->row_of, t->row_target, t->row_position, t->row_sample};
+    void *owned[] = {t->dx,           t->input,  t->normed,     t->inv_rms,      t->d_rows,    t->row_loss,
+                     t->loss_scratch, t->row_of, t->row_target, t->row_position, t->row_sample};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         bw_free(owned[i]);
     bw_free(t);
@@ -219,7 +219,7 @@ static void layer_forward(bw_transformer *t, const bw_batch *batch, const bw_lay
     const float *x = t->x[layer];
     bw_block_inputs_forward(&t->block, &rows, weights, layer, x, saved);
     bw_attention_forward(&t->block.attention, saved->mixed, saved->lse, saved->q, saved->k, saved->v, query_width(spec),
-                         (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq, t->attention_scratch);
+                         (int64_t)spec->n_kv * spec->head_dim, batch->offsets, batch->n_seq, t->block.attention_scratch);
     if (is_last(t, layer) && !all) {
         keep_answers(t, t->input, x, spec->d_model);
         keep_answers(t, saved->mixed, saved->mixed, query_width(spec));

@@ -19,40 +19,33 @@
 enum { QUERIES = BW_QUERIES, KEYS = BW_KEYS, MAX_HEAD = BW_MAX_HEAD_DIM, COLUMNS = QUERIES * BW_HEADS }; /* of a block, at most */
 typedef bw_block_of_queries block;
 
-block bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count, int heads)
+block bw_block_of(const bw_attention *shape, bool half, int64_t first_query, int64_t count, int heads)
 {
-    block b = {shape, pairs, first_query, count, 0, first_query + count, heads, (int64_t)heads * QUERIES};
-    if (shape->window > 0 && first_query - shape->window + 1 > 0)
-        b.first_key = (first_query - shape->window + 1) / BW_CACHE_UNIT * BW_CACHE_UNIT;
-    return b;
+    const int64_t first_key = bw_oldest_key(shape, first_query) / BW_UNIT * BW_UNIT;
+    return (block){shape, half, first_query, count, first_key, first_query + count, heads, (int64_t)heads * QUERIES};
 }
 
 /* ---- products ------------------------------------------------------------------------------------------------------- */
 
 static void multiply(const block *b, const bw_tile_call *call)
 {
-    if (b->pairs)
-        bw_tile_pairs(call);
-    else
-        bw_tile(call);
+    bw_tile_of(b->half, call);
 }
 
-/* Steps of a sum over n entries. */
 static int64_t steps(const block *b, int64_t n)
 {
-    return b->pairs ? (n + 1) / 2 : n;
+    return bw_steps(b->half, n);
 }
 
-/* Rows of q or dout, heads beside one another, for products that sum over the head: to[c][h, i] = from[i][h, c]; past the last row there are zeros.
- */
+/* Rows of q or dout, heads beside one another, for products that sum over the head: to[c][h, i] = from[i][h, c]; past the last row are zeros. */
 static void turn_in(const block *b, float *to, const float *from, int64_t ld)
 {
     float rows[QUERIES * MAX_HEAD / 2];
     const int64_t head_dim = b->shape->head_dim, width = steps(b, head_dim);
     for (int head = 0; head < b->heads; head++, from += head_dim, to += QUERIES) {
-        if (b->pairs)
+        if (b->half)
             bw_pairs_along_rows(rows, width, from, ld, b->count, head_dim);
-        bw_transpose(to, b->width, b->pairs ? rows : from, b->pairs ? width : ld, b->count, width);
+        bw_transpose(to, b->width, b->half ? rows : from, b->half ? width : ld, b->count, width);
         for (int64_t c = 0; c < width; c++)
             for (int64_t i = b->count; i < QUERIES; i++)
                 to[c * b->width + i] = 0;
@@ -68,7 +61,7 @@ static void turn_out(const block *b, float *to, int64_t ld, const float *from)
 /* Scores on the right of a product that sums over keys, and on the left of one that sums over queries. memory: for their pairs. */
 static const float *over_keys(const block *b, float *memory, const float *scores, int64_t keys)
 {
-    if (!b->pairs)
+    if (!b->half)
         return scores;
     bw_pairs_along_columns(memory, b->width, scores, b->width, keys, b->width);
     return memory;
@@ -76,7 +69,7 @@ static const float *over_keys(const block *b, float *memory, const float *scores
 
 static const float *over_queries(const block *b, float *memory, const float *scores, int64_t keys)
 {
-    if (!b->pairs)
+    if (!b->half)
         return scores;
     bw_pairs_along_rows(memory, b->width / 2, scores, b->width, keys, b->width);
     return memory;
@@ -95,14 +88,14 @@ typedef struct packed {
     float *pairs;
 } packed;
 
-bool bw_attention_in_pairs(void)
+bool bw_attention_is_half(void)
 {
     return bw_gemm_backend_chosen() == &bw_gemm_onednn && bw_pairs_are_here();
 }
 
 int64_t bw_attention_scratch(const bw_attention *shape, int64_t T)
 {
-    return bw_attention_in_pairs() ? 2 * shape->n_kv * T * shape->head_dim : 0;
+    return bw_attention_is_half() ? 2 * shape->n_kv * T * shape->head_dim : 0;
 }
 
 static bw_keys keys_in_fp32(const float *k, const float *v, int64_t ld)
@@ -135,7 +128,7 @@ static void write_pairs(const packed *p, int sequence, int head, bool backward)
 static packed pack(const bw_attention *shape, const float *k, const float *v, int64_t ldk, const int32_t *offsets, int n_seq, float *scratch,
                    bool backward)
 {
-    const packed p = {shape, k, v, ldk, offsets[n_seq], offsets, n_seq, bw_attention_in_pairs() ? scratch : NULL};
+    const packed p = {shape, k, v, ldk, offsets[n_seq], offsets, n_seq, bw_attention_is_half() ? scratch : NULL};
     if (p.pairs)
 #pragma omp parallel for collapse(2) schedule(dynamic)
         for (int sequence = 0; sequence < n_seq; sequence++)
@@ -153,15 +146,16 @@ static void score(const block *b, float *scores, const float *queries, float sca
     multiply(b, &call);
 }
 
-/* The same of keys first .. first + n, of which a cache holds units that are turned over. */
+/* The same of keys first .. first + n with q; of a cache, unit by unit. */
 static void score_keys(const block *b, float *scores, const float *queries, const bw_keys *keys, int64_t first, int64_t n)
 {
     const int64_t depth = steps(b, b->shape->head_dim);
-    if (!keys->cached)
+    if (!keys->cached) {
         score(b, scores, queries, b->shape->scale, keys->k_rows + first * keys->ld_rows, keys->ld_rows, 1, n);
-    for (int64_t j = 0; keys->cached && j < n; j += BW_CACHE_UNIT)
-        score(b, scores + j * b->width, queries, b->shape->scale, keys->k_rows + (first + j) * depth, 1, BW_CACHE_UNIT,
-              n - j < BW_CACHE_UNIT ? n - j : BW_CACHE_UNIT);
+        return;
+    }
+    for (int64_t j = 0; j < n; j += BW_UNIT)
+        score(b, scores + j * b->width, queries, b->shape->scale, keys->k_rows + (first + j) * depth, 1, BW_UNIT, n - j < BW_UNIT ? n - j : BW_UNIT);
 }
 
 /* Which of a key's queries see it: columns low .. high - 1. */
@@ -201,9 +195,9 @@ static void cap_and_mask(const block *b, float *scores, int64_t first_key, int64
     mask_scores(b, scores, first_key, keys, -3e38f);
 }
 
-/* Scores become exp(score - running maximum); shrink tells what the sums so far have to be multiplied by. A query that
+/* Milakov and Gimelshein 2018: scores become exp(score - running maximum); shrink tells what the sums so far have to be multiplied by. A query that
  * has seen no key yet holds the lowest maximum, and its masked scores stay far below the range of the exponential. */
-BW_HOT static void soften(float *scores, int64_t ld, int64_t keys, float *highest, float *sum, float *shrink)
+BW_HOT static void online_softmax(float *scores, int64_t ld, int64_t keys, float *highest, float *sum, float *shrink)
 {
     float best[QUERIES], total[QUERIES];
 #pragma omp simd
@@ -250,7 +244,7 @@ static void forward_keys(const block *b, float *result, running *r, const float 
     score_keys(b, scores, queries, from, first, keys);
     for (int64_t at = 0; at < b->width; at += QUERIES) {
         cap_and_mask(b, scores + at, first, keys);
-        soften(scores + at, b->width, keys, r->highest + at, r->sum + at, r->shrink + at);
+        online_softmax(scores + at, b->width, keys, r->highest + at, r->sum + at, r->shrink + at);
     }
     if (more)
         scale_columns(result, r->shrink, head_dim, b->width);
@@ -302,12 +296,12 @@ static int64_t count_blocks(const int32_t *offsets, int n_seq)
 /* Heads that share keys and values, as many as one block takes: the first of them is head `piece` * BW_HEADS of its key head. */
 static int pieces(const bw_attention *shape)
 {
-    return (shape->n_head / shape->n_kv + BW_HEADS - 1) / BW_HEADS;
+    return (bw_group(shape) + BW_HEADS - 1) / BW_HEADS;
 }
 
 int bw_heads_from(const bw_attention *shape, int member)
 {
-    const int left = shape->n_head / shape->n_kv - member;
+    const int left = bw_group(shape) - member;
     return left < BW_HEADS ? left : BW_HEADS;
 }
 
@@ -318,8 +312,8 @@ static void forward_piece(const packed *p, int64_t index, int kv_head, int membe
     if (!find_block(p->offsets, p->n_seq, index, &sequence, &first))
         return;
     const int64_t left = p->offsets[sequence + 1] - p->offsets[sequence] - first, row = p->offsets[sequence] + first;
-    const int64_t head = (int64_t)kv_head * (p->shape->n_head / p->shape->n_kv) + member, at = row * ldq + head * p->shape->head_dim;
-    const block b = bw_queries(p->shape, p->pairs != NULL, first, left < QUERIES ? left : QUERIES, bw_heads_from(p->shape, member));
+    const int64_t head = (int64_t)kv_head * bw_group(p->shape) + member, at = row * ldq + head * p->shape->head_dim;
+    const block b = bw_block_of(p->shape, p->pairs != NULL, first, left < QUERIES ? left : QUERIES, bw_heads_from(p->shape, member));
     const bw_keys keys = keys_of(p, sequence, kv_head);
     bw_attention_block(&b, out + at, ldq, lse + head * p->T + row, p->T, q + at, ldq, &keys);
 }
@@ -395,7 +389,7 @@ static void backward_keys(const block *b, turned *t, int64_t first, int64_t keys
     const bw_attention *s = b->shape;
     const int64_t width = b->width, head_dim = s->head_dim;
     float scores[KEYS * COLUMNS], dscores[KEYS * COLUMNS], pairs[KEYS / 2 * COLUMNS];
-    score_keys(b, scores, t->queries, from, first, keys);
+    score(b, scores, t->queries, s->scale, from->k_rows + first * from->ld_rows, from->ld_rows, 1, keys);
     score(b, dscores, t->douts, 1.0f, from->v_rows + first * from->ld_rows, from->ld_rows, 1, keys);
     for (int64_t head = 0; head < width; head += QUERIES) {
         cap_and_mask(b, scores + head, first, keys);
@@ -419,9 +413,9 @@ static void take_rows(const block *b, float *to, const float *from, int64_t ld)
 {
     const int64_t head_dim = b->shape->head_dim, rows = steps(b, QUERIES), there = steps(b, b->count);
     for (int head = 0; head < b->heads; head++, from += head_dim, to += rows * head_dim) {
-        if (b->pairs)
+        if (b->half)
             bw_pairs_along_columns(to, head_dim, from, ld, b->count, head_dim);
-        for (int64_t i = 0; !b->pairs && i < there; i++)
+        for (int64_t i = 0; !b->half && i < there; i++)
             memcpy(to + i * head_dim, from + i * ld, (size_t)head_dim * sizeof *to);
         memset(to + there * head_dim, 0, (size_t)((rows - there) * head_dim) * sizeof *to);
     }
@@ -434,11 +428,11 @@ static void take_dots(const block *b, float *dots, const float *dout, const floa
     const int64_t head_dim = b->shape->head_dim;
     uint16_t half[QUERIES * MAX_HEAD];
     float rounded[QUERIES * MAX_HEAD];
-    if (b->pairs) {
+    if (b->half) {
         bw_rows_narrow(half, head_dim, dout, ld, b->count, head_dim);
         bw_row_widen(rounded, half, b->count * head_dim);
     }
-    attention_dots(dots, b->pairs ? rounded : dout, b->pairs ? head_dim : ld, out, ld, b->count, head_dim);
+    attention_dots(dots, b->half ? rounded : dout, b->half ? head_dim : ld, out, ld, b->count, head_dim);
 }
 
 /* lse: of each head, T apart. */
@@ -469,10 +463,10 @@ static void backward_group(const packed *p, int sequence, int head, float *dq, f
         memset(dk + j * p->ldk, 0, (size_t)shape->head_dim * sizeof *dk);
         memset(dv + j * p->ldk, 0, (size_t)shape->head_dim * sizeof *dv);
     }
-    for (int member = 0; member < shape->n_head / shape->n_kv; member += BW_HEADS)
+    for (int member = 0; member < bw_group(shape); member += BW_HEADS)
         for (int64_t first = 0; first < length; first += QUERIES) {
             const block b =
-                bw_queries(shape, p->pairs != NULL, first, length - first < QUERIES ? length - first : QUERIES, bw_heads_from(shape, member));
+                bw_block_of(shape, p->pairs != NULL, first, length - first < QUERIES ? length - first : QUERIES, bw_heads_from(shape, member));
             const int64_t at = first * ldq + (int64_t)member * shape->head_dim;
             load_turned(&t, &b, q + at, dout + at, out + at, lse + member * p->T + first, p->T, ldq);
             for (int64_t key = b.first_key; key < b.last_key; key += KEYS)
@@ -486,7 +480,7 @@ void bw_attention_backward(const bw_attention *shape, float *dq, float *dk, floa
                            float *scratch)
 {
     const packed p = pack(shape, k, v, ldk, offsets, n_seq, scratch, true);
-    const int group = shape->n_head / shape->n_kv;
+    const int group = bw_group(shape);
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int sequence = 0; sequence < n_seq; sequence++)
         for (int head = 0; head < shape->n_kv; head++) {

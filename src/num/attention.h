@@ -3,21 +3,35 @@
 #define NUM_ATTENTION_H
 #include "breakwater/num.h"
 
-enum { BW_QUERIES = 16, BW_HEADS = 4, BW_KEYS = 64 }; /* rows and heads of a block, at most, and keys that it meets at a time */
-_Static_assert(BW_KEYS % BW_CACHE_UNIT == 0 && BW_CACHE_UNIT % 2 == 0 && BW_QUERIES % 2 == 0, "blocks meet whole units, and pairs straddle nothing");
+enum {
+    BW_QUERIES = 16, /* rows of a block: a vector of the widest kind */
+    BW_HEADS = 4,    /* and its heads, at most: with more, what a block holds leaves the first caches */
+    BW_KEYS = 64,    /* keys that are met at a time */
+    BW_UNIT = 32     /* keys that a cache turns over together: two vectors, as the small product likes them */
+};
+_Static_assert(BW_KEYS % BW_UNIT == 0 && BW_UNIT % 2 == 0 && BW_QUERIES % 2 == 0, "spans begin with units, and pairs straddle nothing");
 
-/* `count` rows of `heads` heads that share their keys; row i may see keys .. first_query + i of its sequence, less what lies before its window: of
- * those from first_key on, the first of a unit, some may be out of every row's window. */
+static inline int bw_group(const bw_attention *shape) /* heads that share keys and values */
+{
+    return shape->n_head / shape->n_kv;
+}
+/* The oldest key that a query sees. */
+static inline int64_t bw_oldest_key(const bw_attention *shape, int64_t query)
+{
+    return shape->window > 0 && query >= shape->window ? query - shape->window + 1 : 0;
+}
+
+/* `count` rows of `heads` heads that share keys. Row i sees keys up to first_query + i, less what lies before its window; first_key is rounded down
+ * to a unit, with which a span of a cache has to begin, and what is too old is masked. */
 typedef struct bw_block_of_queries {
     const bw_attention *shape;
-    bool pairs; /* products are of bf16 pairs (num/pairs.h) */
+    bool half; /* products are of bf16 pairs (num/pairs.h) */
     int64_t first_query, count, first_key, last_key;
     int heads;
     int64_t width; /* columns: BW_QUERIES a head */
 } bw_block_of_queries;
-bool bw_attention_in_pairs(void); /* with the backend that was started: ranks that agree on it agree on this */
-bw_block_of_queries bw_queries(const bw_attention *shape, bool pairs, int64_t first_query, int64_t count, int heads);
-int bw_heads_from(const bw_attention *shape, int member); /* of a block that begins with this head of those of one key head */
+bw_block_of_queries bw_block_of(const bw_attention *shape, bool half, int64_t first_query, int64_t count, int heads);
+int bw_heads_from(const bw_attention *shape, int member); /* heads of a block whose first is head `member` of its group */
 
 /* Keys and values of one head of a sequence, from its first key on, as products read them: along rows where they sum over the head, along columns
  * where they sum over keys. In fp32 that is the same matrix; of pairs, a row of columns serves two keys. Of a cache, k_rows is turned over unit by

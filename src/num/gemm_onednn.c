@@ -36,7 +36,7 @@ static int64_t round_up(int64_t n, int64_t unit)
 
 /* ---- operands ------------------------------------------------------------------------------------------------------ */
 
-/* op(X), stored as x; `count` rows of it from `first` on are written to `to` in `width` columns, those that X lacks as zeros. */
+/* op(X), rows x cols, stored as x. */
 typedef struct operand {
     const float *x;
     int64_t ld, rows, cols;
@@ -64,6 +64,7 @@ static void convert_turned(void *to, const operand *x, int64_t first, int64_t th
     }
 }
 
+/* Rows first .. first + count of op(X), in `width` columns; what X lacks is zeros. */
 static void convert(void *to, const operand *x, int64_t first, int64_t count, int64_t width)
 {
     const int64_t there = x->rows - first < count ? x->rows - first : count, bytes = entry_bytes();

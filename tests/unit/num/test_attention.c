@@ -278,22 +278,26 @@ typedef struct cached {
     int64_t length, width;
 } cached;
 
-/* Room for one sequence, its keys written in two goes, of which the second begins at an odd key where there are enough. */
+/* Memory for one sequence, as full of what was there before as decoding may meet it: NaN. */
 static cached cache_of(const problem *p, const arrays *a, int sequence)
 {
     const int64_t start = p->offsets[sequence], head_dim = p->shape.head_dim;
     cached c = {.length = p->offsets[sequence + 1] - start, .width = p->shape.n_kv * head_dim};
-    const int64_t room = (c.length + BW_CACHE_UNIT) / BW_CACHE_UNIT * BW_CACHE_UNIT, entries = p->shape.n_kv * room * head_dim;
-    c.cache = (bw_cache){.head = room * head_dim, .half = bw_cache_is_half()};
-    c.cache.k = c.memory[0] = bw_calloc(bw_cache_bytes(entries, c.cache.half), 1, "test");
-    c.cache.v = c.memory[1] = bw_calloc(bw_cache_bytes(entries, c.cache.half), 1, "test");
+    const int64_t head = bw_cache_room(c.length) * head_dim, bytes = bw_cache_bytes(p->shape.n_kv * head);
+    for (int i = 0; i < 2; i++) {
+        c.memory[i] = bw_calloc(bytes + 1, 1, "test");
+        memset(c.memory[i], 0xff, (size_t)bytes);
+    }
+    c.cache = bw_cache_in(c.memory[0], c.memory[1], head);
     c.k = zeros(c.length * c.width + 1), c.v = zeros(c.length * c.width + 1);
     for (int64_t i = 0; i < c.length * c.width; i++)
         c.k[i] = a->k[(start + i / c.width) * p->ldk + i % c.width], c.v[i] = a->v[(start + i / c.width) * p->ldk + i % c.width];
-    const int64_t first = c.length / 2 | 1, part = first < c.length ? first : c.length;
-    bw_cache_write(&p->shape, c.cache, 0, part, c.k, c.v);
-    bw_cache_write(&p->shape, c.cache, part, c.length - part, c.k + part * c.width, c.v + part * c.width);
     return c;
+}
+
+static void write_keys(const problem *p, const cached *c, int64_t first, int64_t n)
+{
+    bw_cache_write(&p->shape, c->cache, first, n, c->k + first * c->width, c->v + first * c->width);
 }
 
 static void cached_free(cached *c)
@@ -306,6 +310,7 @@ static void check_cached_rows(const problem *p, const arrays *a, int sequence, d
 {
     cached c = cache_of(p, a, sequence);
     float *out = zeros(a->T * p->ldq);
+    write_keys(p, &c, 0, c.length);
     static const int counts[] = {1, 2, 3, 4, 7, 40, 1000};
     for (size_t n = 0; n < sizeof counts / sizeof counts[0]; n++)
         for (int last = (int)c.length; last > c.length - 3 && last > 0; last--) {
@@ -333,31 +338,74 @@ static void cached_rows_equal_those_of_the_whole_sequence(void **state)
     }
 }
 
-/* Token by token, all at once, or copied from another sequence up to some key and gone on with: the same bits of every row. */
+/* All at once, token by token, in two goes, or begun with a copy of a cache that holds no more: the same bits of every row. */
+static void check_filling(const problem *p, const arrays *a, int sequence)
+{
+    cached all = cache_of(p, a, sequence), tokens = cache_of(p, a, sequence);
+    const int64_t length = all.length, parts[] = {1, 2, 7, 31, 32, 33, length - 1};
+    float *out = zeros(a->T * p->ldq), *other = zeros(a->T * p->ldq);
+    write_keys(p, &all, 0, length);
+    for (int64_t j = 0; j < length; j++)
+        write_keys(p, &tokens, j, 1);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (parts[i] < 1 || parts[i] >= length)
+            continue;
+        cached two = cache_of(p, a, sequence), beginning = cache_of(p, a, sequence), copied = cache_of(p, a, sequence);
+        write_keys(p, &two, 0, parts[i]), write_keys(p, &beginning, 0, parts[i]);
+        bw_cache_copy(&p->shape, copied.cache, beginning.cache, parts[i]);
+        write_keys(p, &two, parts[i], length - parts[i]), write_keys(p, &copied, parts[i], length - parts[i]);
+        const cached *const others[] = {&tokens, &two, &copied};
+        for (int n_new = 1; n_new <= 7 && n_new <= length; n_new += 6)
+            for (int which = 0; which < 3; which++) {
+                bw_attention_cached(&p->shape, out, a->q, p->ldq, n_new, all.cache, (int)length);
+                bw_attention_cached(&p->shape, other, a->q, p->ldq, n_new, others[which]->cache, (int)length);
+                same_bits(out, other, n_new * p->ldq, "rows");
+            }
+        cached_free(&two), cached_free(&beginning), cached_free(&copied);
+    }
+    bw_free(out), bw_free(other);
+    cached_free(&all), cached_free(&tokens);
+}
+
 static void a_cache_does_not_tell_how_it_was_filled(void **state)
+{
+    (void)state;
+    for (int i = 0; i < PROBLEMS; i++) {
+        arrays a = arrays_of(&problems[i]);
+        for (int sequence = 0; sequence < problems[i].n_seq; sequence++)
+            check_filling(&problems[i], &a, sequence);
+        arrays_free(&a);
+    }
+}
+
+/* Scores far beyond the range of exp, by one row and by several; the same bits for any number of threads, and inside a parallel region. */
+static void cached_rows_stay_finite_and_do_not_tell_of_threads(void **state)
 {
     (void)state;
     const problem *p = &problems[1];
     arrays a = arrays_of(p);
-    cached all = cache_of(p, &a, 0), single = cache_of(p, &a, 0), copied = cache_of(p, &a, 0);
-    const int64_t length = all.length, bytes = bw_cache_bytes(p->shape.n_kv * all.cache.head, all.cache.half);
-    float *out = zeros(a.T * p->ldq), *other = zeros(a.T * p->ldq);
-    memset(single.memory[0], 0, (size_t)bytes), memset(single.memory[1], 0, (size_t)bytes);
-    for (int64_t j = 0; j < length; j++)
-        bw_cache_write(&p->shape, single.cache, j, 1, single.k + j * single.width, single.v + j * single.width);
-    for (int64_t shared = 1; shared < length; shared += 16) {
-        memset(copied.memory[0], 0, (size_t)bytes), memset(copied.memory[1], 0, (size_t)bytes);
-        bw_cache_copy(&p->shape, copied.cache, single.cache, shared);
-        bw_cache_write(&p->shape, copied.cache, shared, length - shared, all.k + shared * all.width, all.v + shared * all.width);
-        for (int n_new = 1; n_new <= 7; n_new += 6)
-            for (int which = 0; which < 2; which++) {
-                bw_attention_cached(&p->shape, out, a.q, p->ldq, n_new, all.cache, (int)length);
-                bw_attention_cached(&p->shape, other, a.q, p->ldq, n_new, which ? copied.cache : single.cache, (int)length);
-                same_bits(out, other, n_new * p->ldq, "rows");
-            }
+    cached c = cache_of(p, &a, 0);
+    float *one = zeros(a.T * p->ldq), *many = zeros(a.T * p->ldq);
+    write_keys(p, &c, 0, c.length);
+    for (int64_t i = 0; i < a.T * p->ldq; i++)
+        a.q[i] *= 1000.0f;
+    for (int n_new = 1; n_new <= 41; n_new += 20) {
+        omp_set_num_threads(1);
+        bw_attention_cached(&p->shape, one, a.q, p->ldq, n_new, c.cache, (int)c.length);
+        for (int64_t i = 0; i < n_new * p->ldq; i++)
+            assert_true(isfinite(one[i]) && fabsf(one[i]) <= 1.001f);
+        omp_set_num_threads(3);
+        bw_attention_cached(&p->shape, many, a.q, p->ldq, n_new, c.cache, (int)c.length);
+        same_bits(one, many, n_new * p->ldq, "rows of three threads");
+#pragma omp parallel for
+        for (int i = 0; i < 3; i++)
+            if (i == 1)
+                bw_attention_cached(&p->shape, many, a.q, p->ldq, n_new, c.cache, (int)c.length);
+        same_bits(one, many, n_new * p->ldq, "rows in a region");
     }
-    bw_free(out), bw_free(other);
-    cached_free(&all), cached_free(&single), cached_free(&copied);
+    omp_set_num_threads(1);
+    bw_free(one), bw_free(many);
+    cached_free(&c);
     arrays_free(&a);
 }
 
@@ -366,7 +414,7 @@ static void a_cache_does_not_tell_how_it_was_filled(void **state)
 static bool starts_in_bf16(void)
 {
     assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
-    if (bw_attention_scratch(&problems[0].shape, 1) > 0)
+    if (bw_attention_is_half())
         return true;
     printf("skipped: this CPU does not multiply bf16\n");
     assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
@@ -468,8 +516,8 @@ static void bf16_rows_of_a_cache_equal_those_of_the_whole_sequence(void **state)
 {
     if (!starts_in_bf16())
         return;
-    assert_true(bw_cache_is_half());
     a_cache_does_not_tell_how_it_was_filled(state);
+    cached_rows_stay_finite_and_do_not_tell_of_threads(state);
     for (int i = 0; i < PROBLEMS; i++) {
         const problem *p = &problems[i];
         arrays a = rounded_arrays_of(p);
@@ -492,6 +540,7 @@ int main(void)
         cmocka_unit_test(large_scores_stay_finite),
         cmocka_unit_test(cached_rows_equal_those_of_the_whole_sequence),
         cmocka_unit_test(a_cache_does_not_tell_how_it_was_filled),
+        cmocka_unit_test(cached_rows_stay_finite_and_do_not_tell_of_threads),
         cmocka_unit_test(bf16_products_equal_the_definition),
         cmocka_unit_test(bf16_rows_that_see_one_key_have_no_gradient),
         cmocka_unit_test(bf16_products_leave_no_trace_of_threads_and_neighbours),
