@@ -29,7 +29,7 @@ static int attention_create(attention *a, const bw_spec *spec, int n_seq, int le
             return BW_SYSTEM;
     }
     BW_TRY(BW_NEW(a->lse, a->T * spec->n_head, "bench"));
-    BW_TRY(BW_NEW(a->scratch, bw_attention_scratch(&a->shape, a->T) + 1, "bench"));
+    BW_TRY(BW_NEW(a->scratch, bw_attention_scratch(&a->shape, a->T), "bench"));
     BW_TRY(BW_NEW(a->offsets, n_seq + 1, "bench"));
     for (int i = 0; i <= n_seq; i++)
         a->offsets[i] = i * length;

@@ -104,12 +104,6 @@ int64_t bw_block_floats(const bw_spec *spec, const bw_adapter *adapter, int side
     return 2 * angle_floats(spec, positions) + max_tokens * (spec->d_model + spec->d_ff + of_lora + side_rank) + ready / (int64_t)sizeof(float);
 }
 
-static int take_bytes(void **memory, int64_t bytes)
-{
-    *memory = bytes > 0 ? bw_calloc(bytes, 1, "activations") : NULL;
-    return *memory || bytes <= 0 ? BW_OK : BW_SYSTEM;
-}
-
 int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora, int64_t max_tokens, int64_t positions)
 {
     const bw_spec *spec = bw_store_spec(store);
@@ -122,10 +116,10 @@ int bw_block_create(bw_block *block, const bw_store *store, const bw_lora *lora,
     BW_TRY(BW_NEW(block->hidden, max_tokens * spec->d_ff, "activations"));
     if (bw_store_side_rank(store) > 0)
         BW_TRY(BW_NEW(block->side, max_tokens * bw_store_side_rank(store), "activations"));
-    BW_TRY(take_bytes(&block->ready_x, most_bytes(spec, max_tokens, false)));
+    BW_TRY(BW_NEW(block->ready_x, most_bytes(spec, max_tokens, false), "activations"));
     if (lora) {
-        BW_TRY(take_bytes(&block->ready_dy, most_bytes(spec, max_tokens, false)));
-        BW_TRY(take_bytes(&block->dropped, most_bytes(spec, max_tokens, true)));
+        BW_TRY(BW_NEW(block->ready_dy, most_bytes(spec, max_tokens, false), "activations"));
+        BW_TRY(BW_NEW(block->dropped, most_bytes(spec, max_tokens, true), "activations"));
         BW_TRY(BW_NEW(block->d_wide, max_tokens * widest_input(spec), "activations"));
         BW_TRY(BW_NEW(block->d_low, max_tokens * largest_rank_of_all(adapter_of(lora)), "activations"));
     }

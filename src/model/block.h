@@ -20,7 +20,7 @@ typedef struct bw_block {
      * kept); a target's input and the gradient of its output, ready for products, and what dropout left of the input; the gradient of the dropped
      * input, and T x r of a gradient */
     float *normed, *hidden; /* T x C; T x F, silu(gate) * up */
-    void *ready_x, *ready_dy, *dropped;
+    char *ready_x, *ready_dy, *dropped;
     float *d_wide, *d_low;
     float *side;              /* the same of a frozen adapter beside its weight; NULL where none is */
     float *attention_scratch; /* for packed attention, of who runs it; NULL otherwise. Not the block's own */

@@ -31,14 +31,6 @@ static int lowest_layer(const bw_spec *spec, const bw_lora *lora)
     return spec->n_layer;
 }
 
-static int create_attention(bw_transformer *t)
-{
-    const int64_t floats = bw_attention_scratch(&t->block.attention, t->max_tokens);
-    if (floats > 0)
-        BW_TRY(BW_NEW(t->block.attention_scratch, floats, "activations"));
-    return BW_OK;
-}
-
 static int create_streams(bw_transformer *t)
 {
     int n = t->spec->n_layer;
@@ -113,7 +105,7 @@ int bw_transformer_create(bw_transformer **out, bw_store *store, bw_lora *lora, 
     t->recompute = recompute;
     t->lowest = lowest_layer(t->spec, lora);
     BW_GO(bw_block_create(&t->block, t->store, lora, t->max_tokens, t->max_tokens));
-    BW_GO(create_attention(t));
+    BW_GO(BW_NEW(t->block.attention_scratch, bw_attention_scratch(&t->block.attention, t->max_tokens), "activations"));
     BW_GO(create_streams(t));
     BW_GO(create_saved(t, lora));
     BW_GO(create_answers(t));

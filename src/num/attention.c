@@ -98,31 +98,41 @@ int64_t bw_attention_scratch(const bw_attention *shape, int64_t T)
     return bw_attention_is_half() ? 2 * shape->n_kv * T * shape->head_dim : 0;
 }
 
-static bw_keys keys_in_fp32(const float *k, const float *v, int64_t ld)
+/* Where the pairs of one head of a sequence lie. */
+typedef struct pairs_of_head {
+    float *k_rows, *v_rows, *columns;
+} pairs_of_head;
+
+static pairs_of_head pairs_at(const packed *p, int sequence, int head)
 {
-    return (bw_keys){.k_rows = k, .v_rows = v, .k_columns = k, .v_columns = v, .ld_rows = ld, .ld_columns = ld};
+    const int64_t head_dim = p->shape->head_dim, all = p->shape->n_kv * p->T * head_dim, at = (head * p->T + p->offsets[sequence]) * head_dim;
+    return (pairs_of_head){p->pairs + at / 2, p->pairs + (all + at) / 2, p->pairs + all + at};
+}
+
+static int64_t place_in_fp32(const packed *p, int sequence, int head)
+{
+    return p->offsets[sequence] * p->ldk + (int64_t)head * p->shape->head_dim;
 }
 
 static bw_keys keys_of(const packed *p, int sequence, int head)
 {
-    const int64_t head_dim = p->shape->head_dim, start = p->offsets[sequence], at = (head * p->T + start) * head_dim,
-                  all = p->shape->n_kv * p->T * head_dim;
-    if (!p->pairs)
-        return keys_in_fp32(p->k + start * p->ldk + head * head_dim, p->v + start * p->ldk + head * head_dim, p->ldk);
-    const float *columns = p->pairs + all + at;
-    return (bw_keys){p->pairs + at / 2, p->pairs + (all + at) / 2, columns, columns, head_dim / 2, head_dim, false};
+    if (p->pairs) {
+        const pairs_of_head here = pairs_at(p, sequence, head);
+        return (bw_keys){here.k_rows, here.v_rows, here.columns, here.columns, p->shape->head_dim / 2, p->shape->head_dim, false};
+    }
+    const int64_t at = place_in_fp32(p, sequence, head);
+    return (bw_keys){p->k + at, p->v + at, p->k + at, p->v + at, p->ldk, p->ldk, false};
 }
 
-/* The pairs of one head of a sequence; the forward pass sums over keys of v, the backward pass of k. */
+/* The forward pass sums over keys of v, the backward pass of k. */
 static void write_pairs(const packed *p, int sequence, int head, bool backward)
 {
-    const bw_keys to = keys_of(p, sequence, head);
-    const int64_t head_dim = p->shape->head_dim, start = p->offsets[sequence], length = p->offsets[sequence + 1] - start;
-    const float *k = p->k + start * p->ldk + head * head_dim, *v = p->v + start * p->ldk + head * head_dim;
-    bw_pairs_along_rows(p->pairs + (to.k_rows - p->pairs), to.ld_rows, k, p->ldk, length, head_dim);
+    const pairs_of_head to = pairs_at(p, sequence, head);
+    const int64_t head_dim = p->shape->head_dim, length = p->offsets[sequence + 1] - p->offsets[sequence], at = place_in_fp32(p, sequence, head);
+    bw_pairs_along_rows(to.k_rows, head_dim / 2, p->k + at, p->ldk, length, head_dim);
     if (backward)
-        bw_pairs_along_rows(p->pairs + (to.v_rows - p->pairs), to.ld_rows, v, p->ldk, length, head_dim);
-    bw_pairs_along_columns(p->pairs + (to.v_columns - p->pairs), to.ld_columns, backward ? k : v, p->ldk, length, head_dim);
+        bw_pairs_along_rows(to.v_rows, head_dim / 2, p->v + at, p->ldk, length, head_dim);
+    bw_pairs_along_columns(to.columns, head_dim, (backward ? p->k : p->v) + at, p->ldk, length, head_dim);
 }
 
 static packed pack(const bw_attention *shape, const float *k, const float *v, int64_t ldk, const int32_t *offsets, int n_seq, float *scratch,

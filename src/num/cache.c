@@ -10,9 +10,14 @@ int64_t bw_cache_room(int64_t keys)
     return (keys + BW_UNIT - 1) / BW_UNIT * BW_UNIT;
 }
 
+static int64_t bytes_of(int64_t entries, bool half)
+{
+    return entries * (half ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float));
+}
+
 int64_t bw_cache_bytes(int64_t entries)
 {
-    return entries * (bw_attention_is_half() ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float));
+    return bytes_of(entries, bw_attention_is_half());
 }
 
 bw_cache bw_cache_in(void *k, void *v, int64_t head)
@@ -22,15 +27,14 @@ bw_cache bw_cache_in(void *k, void *v, int64_t head)
 
 bw_cache bw_cache_at(bw_cache cache, int64_t entry)
 {
-    const int64_t bytes = entry * (cache.half ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float));
-    cache.k = (char *)cache.k + bytes;
-    cache.v = (char *)cache.v + bytes;
+    cache.k = (char *)cache.k + bytes_of(entry, cache.half);
+    cache.v = (char *)cache.v + bytes_of(entry, cache.half);
     return cache;
 }
 
 void bw_cache_copy(const bw_attention *shape, bw_cache to, bw_cache from, int64_t n)
 {
-    const size_t bytes = (size_t)bw_cache_bytes(bw_cache_room(n) * shape->head_dim);
+    const size_t bytes = (size_t)bytes_of(bw_cache_room(n) * shape->head_dim, from.half);
     for (int head = 0; head < shape->n_kv; head++) {
         memcpy(bw_cache_at(to, head * to.head).k, bw_cache_at(from, head * from.head).k, bytes);
         memcpy(bw_cache_at(to, head * to.head).v, bw_cache_at(from, head * from.head).v, bytes);
