@@ -2,12 +2,14 @@
 #ifndef NUM_ATTENTION_H
 #define NUM_ATTENTION_H
 #include "breakwater/num.h"
+#include "num/pairs.h"
 
 enum {
-    BW_QUERIES = 16, /* rows of a block: a vector of the widest kind */
-    BW_HEADS = 4,    /* and its heads, at most: with more, what a block holds leaves the first caches */
-    BW_KEYS = 64,    /* keys that are met at a time */
-    BW_UNIT = 32     /* keys that a cache turns over together: two vectors, as the small product likes them */
+    BW_QUERIES = 16,                   /* rows of a block: a vector of the widest kind */
+    BW_HEADS = 4,                      /* and its heads, at most: with more, what a block holds leaves the first caches */
+    BW_KEYS = 64,                      /* keys that are met at a time */
+    BW_UNIT = 32,                      /* keys that a cache turns over together: two vectors, as the small product likes them */
+    BW_COLUMNS = BW_QUERIES * BW_HEADS /* of a block, at most */
 };
 _Static_assert(BW_KEYS % BW_UNIT == 0 && BW_UNIT % 2 == 0 && BW_QUERIES % 2 == 0, "spans begin with units, and pairs straddle nothing");
 
@@ -45,5 +47,33 @@ typedef struct bw_keys {
 /* out, q: the block's first row, at its first head's first column; lse: NULL, or of each row, heads T apart. Runs on the calling thread. */
 void bw_attention_block(const bw_block_of_queries *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq,
                         const bw_keys *keys);
+
+/* Its parts, for the backward pass. Rows of q or dout, heads beside one another, for products that sum over the head: to[c][h, i] = from[i][h, c];
+ * past the last row are zeros. */
+void bw_block_turn_in(const bw_block_of_queries *b, float *to, const float *from, int64_t ld);
+void bw_block_turn_out(const bw_block_of_queries *b, float *to, int64_t ld, const float *from);
+/* scores[key][head, query] of some keys, rows of k: entry (key, c) at k[key * row + c * column]. */
+void bw_block_score(const bw_block_of_queries *b, float *scores, const float *queries, float scale, const float *k, int64_t row, int64_t column,
+                    int64_t keys);
+/* Of one head, BW_QUERIES columns: scores are capped, and those that are not seen are given the lowest value. */
+void bw_block_cap_and_mask(const bw_block_of_queries *b, float *scores, int64_t first_key, int64_t keys);
+/* Scores on the right of a product that sums over keys. memory: for their pairs. */
+const float *bw_block_over_keys(const bw_block_of_queries *b, float *memory, const float *scores, int64_t keys);
+
+/* Packed sequences: what all blocks read. */
+typedef struct bw_packed {
+    const bw_attention *shape;
+    const float *k, *v;
+    int64_t ldk, T;
+    const int32_t *offsets;
+    int n_seq;
+    /* [key head][T][head_dim / 2] of k and of v; then [key head][T][head_dim] of one of them, two keys a row, where a sequence begins at the row of
+     * its first key and leaves half of its rows alone. NULL: products are fp32 */
+    float *pairs;
+} bw_packed;
+/* The forward pass sums over keys of v, the backward pass of k. All threads. */
+bw_packed bw_packed_of(const bw_attention *shape, const float *k, const float *v, int64_t ldk, const int32_t *offsets, int n_seq, float *scratch,
+                       bool backward);
+bw_keys bw_packed_keys(const bw_packed *p, int sequence, int head);
 
 #endif
