@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Holds `breakwater plan` against real runs: three models with random weights, one and two ranks, resident and streamed.
-# usage: plan.sh memory|time|cpu TOKENIZER_FOLDER MACHINE.yaml [FOLDER]      BREAKWATER=program PYTHON=python3 with numpy  MPIRUN="mpirun ..." SIZES="small medium large" STEPS=6
+# usage: plan.sh memory|time|cpu TOKENIZER_FOLDER MACHINE.yaml [FOLDER]      BREAKWATER=program PYTHON=python3 with numpy  MPIRUN="mpirun ..." SIZES="small medium large" STEPS=6 PRECISION=fp32|bf16
 # memory: every byte a run counts (report.txt: all ranks), against the plan's. time: the median step after the first, wants an idle machine.
 # cpu: where none is to be had, the processor seconds of a step on one rank (a run of STEPS less one of a step), which other work lengthens less.
 set -euo pipefail
@@ -42,8 +42,8 @@ user_seconds() {
 }
 
 rows >"$work/rows.jsonl"
-common="--data $work/rows.jsonl --template plain --max-length 256 --batch 8 --seed 3"
-echo "# $what; $(nproc --all) cores, load before: $(cut -d' ' -f1-3 /proc/loadavg)"
+common="--data $work/rows.jsonl --template plain --max-length 256 --batch 8 --seed 3 --precision ${PRECISION:-fp32}"
+echo "# $what, ${PRECISION:-fp32}; $(nproc --all) cores, load before: $(cut -d' ' -f1-3 /proc/loadavg)"
 printf '%-8s %5s %-9s %14s %14s %7s\n' model ranks weights planned real ratio
 for size in $sizes; do
   model=$work/$size

@@ -47,7 +47,10 @@ typedef struct bw_weight {
 bool bw_weight_is_dense(bool backward);
 const char *bw_weight_type(void); /* "f32" or "bf16" */
 int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward);
-void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
+/* From rows of `ld` entries: fp32 in from.x, or bf16 in from.ready, for products in bf16 alone. Fastest where ld is bw_weight_ld(cols), so that rows
+ * begin in different sets of a cache. */
+int64_t bw_weight_ld(int64_t cols);
+void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward);
 /* C[m,n] = A[m,k] op(W) + beta * C with W prepared, A dense, C with leading dimension ldc: a layer's forward product with W^T (W is n x k), or dX
  * with W (k x n). */
 void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, bw_weight weight, float beta, float *c, int64_t ldc);

@@ -35,7 +35,7 @@ void bw_par_finish(void);                  /* after a failure all ranks agreed o
 int bw_par_agree(int status);
 int bw_par_rank(void);
 int bw_par_size(void);
-int bw_par_local_size(void);      /* ranks on this node. Collective on world; 1 before bw_par_start */
+int bw_par_local_size(void); /* ranks on this node. Collective on world; 1 before bw_par_start */
 /* Say on which hosts and cores the ranks run, and warn where that slows them down. `mine`: of this rank, with its threads. Collective on world. */
 int bw_par_binding(const bw_binding *mine);
 const char *bw_par_version(void); /* MPI library; callable without bw_par_start */
@@ -115,17 +115,19 @@ int bw_matrix_visit_on_threads(const bw_matrix *matrix, int share, int shares, b
 /* A visited block (leading dimension: the piece's ld), to and from dense rows: out[r*ld + c] = block[r + c*block_ld] as fp32, and
  * block[r + c*block_ld] = in[r*ld + c] in the piece's type, rounded once. Between fp32 the bits stay. Pure. */
 void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols);
+void bw_block_to_half(uint16_t *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols); /* bf16 */
 void bw_block_from_dense(void *block, bw_piece_type type, int64_t block_ld, const float *in, int64_t ld, int64_t rows, int64_t cols);
 /* Fill from / copy to a dense row-major fp32 array that every rank holds whole. Local. */
 void bw_matrix_from_dense(bw_matrix *matrix, const float *dense, int64_t ld);
 void bw_matrix_to_dense(const bw_matrix *matrix, float *dense, int64_t ld); /* only own entries are written */
 
-/* ---- gather: pieces -> dense fp32 in node-shared memory ---------------------------------------------------------- */
+/* ---- gather: pieces -> dense rows in node-shared memory ---------------------------------------------------------- */
 typedef struct bw_gather_item {
     const bw_matrix *piece;
-    float *dense; /* node-shared, row-major m x n */
+    void *dense; /* node-shared, row-major m x n */
     int64_t ld;
-    /* Called by the rank that unpacked a block, before anyone may read it; NULL for none. */
+    bool half; /* dense holds bf16, rounded from the pieces; else fp32 */
+    /* Called by the rank that unpacked a block of fp32, before anyone may read it; NULL for none. */
     void (*after)(void *context, float *block, int64_t ld, int64_t i, int64_t j, int64_t rows, int64_t cols);
     void *context;
 } bw_gather_item;
@@ -183,7 +185,7 @@ const char *bw_scalapack_version(void);
 const char *bw_blas_loaded(void); /* path of the library that dgemm_ really came from */
 
 /* ---- hints: "KEY=VALUE", for MPI-IO ------------------------------------------------------------------------------------- */
-int bw_hints_check(const bw_list *hints); /* BW_USAGE: one without key or value, or longer than this MPI takes. Pure */
+int bw_hints_check(const bw_list *hints);                        /* BW_USAGE: one without key or value, or longer than this MPI takes. Pure */
 const char *bw_hint_find(const bw_list *hints, const char *key); /* the value that counts, which is the last; NULL: none. Pure */
 
 /* ---- plain: what MPI does by itself, the limits that the benchmark compares with. Collective on world ------------------- */

@@ -63,7 +63,7 @@ static int product_create(product *p)
         return BW_OK;
     p->weight = bw_calloc(bw_weight_bytes(rows, cols, p->backward), 1, "bench");
     if (p->weight)
-        bw_weight_pack(p->weight, p->b, rows, cols, p->backward);
+        bw_weight_pack(p->weight, bw_operand_of(p->b, cols), rows, cols, p->backward);
     return p->weight ? BW_OK : BW_SYSTEM;
 }
 

@@ -1,4 +1,5 @@
 /* bench/ranks.c - what goes between ranks and to files: gathering a layer, summing gradients, checkpoints. */
+#include "base/half.h"
 #include "bench/bench.h"
 #include "breakwater/train.h"
 #include <math.h>
@@ -51,6 +52,12 @@ static int fill_block(void *context, const bw_matrix *piece, int64_t i, int64_t 
     return status;
 }
 
+/* A layer is gathered in the type that its products take. */
+static int64_t entry_bytes(void)
+{
+    return bw_gemm_is_half() ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
+}
+
 static int create_pieces(gathering *g)
 {
     const int block = (int)g->bench->config->block;
@@ -61,25 +68,25 @@ static int create_pieces(gathering *g)
         filling f = {g->bench, (bw_target)target};
         BW_TRY(bw_matrix_create(&g->pieces[target], g->bench->grid, types[type].piece, out, in, block, block, "bench"));
         BW_TRY(bw_matrix_visit(&g->pieces[target], fill_block, &f));
-        g->bytes += (double)(out * in) * (types[type].bytes + (int)sizeof(float));
+        g->bytes += (double)(out * in) * (double)(types[type].bytes + entry_bytes());
     }
     return BW_OK;
 }
 
 static int gathering_create(gathering *g, bw_bench *bench)
 {
-    int64_t floats = 0;
+    int64_t entries = 0;
     *g = (gathering){.bench = bench};
     BW_TRY(bw_agree(bench->grid, create_pieces(g)));
     for (int target = 0; target < BW_TARGETS; target++)
-        floats += g->pieces[target].layout.m * g->pieces[target].layout.n;
-    BW_TRY(bw_agree(bench->grid, bw_shared_create(bench->grid, &g->dense, floats * (int64_t)sizeof(float), "bench")));
+        entries += g->pieces[target].layout.m * g->pieces[target].layout.n;
+    BW_TRY(bw_agree(bench->grid, bw_shared_create(bench->grid, &g->dense, entries * entry_bytes(), "bench")));
     BW_TRY(bw_gather_create(&g->gather, bench->grid));
-    float *at = g->dense.base;
+    char *at = g->dense.base;
     for (int target = 0; target < BW_TARGETS; target++) {
         const bw_bcyc *l = &g->pieces[target].layout;
-        g->items[target] = (bw_gather_item){.piece = &g->pieces[target], .dense = at, .ld = l->n};
-        at += l->m * l->n;
+        g->items[target] = (bw_gather_item){.piece = &g->pieces[target], .dense = at, .ld = l->n, .half = bw_gemm_is_half()};
+        at += l->m * l->n * entry_bytes();
     }
     return BW_OK;
 }
@@ -100,7 +107,12 @@ static int run_gather(void *context)
     return bw_gather_finish(g->gather);
 }
 
-/* Against the model's file: largest difference; there is none. */
+static double gathered(const bw_gather_item *item, int64_t at)
+{
+    return (double)(item->half ? bw_from_bf16(((const uint16_t *)item->dense)[at]) : ((const float *)item->dense)[at]);
+}
+
+/* Against the model's file, rounded as it was gathered: largest difference; there is none. */
 static int check_gather(const gathering *g, double *residual)
 {
     *residual = 0;
@@ -113,7 +125,7 @@ static int check_gather(const gathering *g, double *residual)
         for (int64_t i = 0; status == BW_OK && i < m; i++) {
             status = bw_source_read(g->bench->source, 0, (bw_target)target, i, 1, 0, n, row, n);
             for (int64_t j = 0; status == BW_OK && j < n; j++)
-                *residual = fmax(*residual, fabs((double)(item->dense[i * n + j] - row[j])));
+                *residual = fmax(*residual, fabs(gathered(item, i * n + j) - (double)(item->half ? bw_from_bf16(bw_to_bf16(row[j])) : row[j])));
         }
         bw_free(row);
         BW_TRY(status);

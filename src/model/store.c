@@ -3,8 +3,8 @@
  *   resident: a slot for every layer, gathered once at the start; then its pieces are given back, for the slot holds them.
  *   stream:   two slots; while one layer is lent the next one arrives in the other.
  *
- * A slot is the dense layer itself where its products take that. Else a layer is gathered into one dense fp32 layer behind the slots, and packed from
- * there into its slot as soon as it is whole; the ranks of the node share out the matrices.
+ * A slot is the dense layer itself where its products take that. Else a layer is gathered into one dense layer behind the slots, of bf16 where
+ * products are, and packed from there into its slot as soon as it is whole; the ranks of the node share out the matrices.
  *
  * Every rank takes the same decisions in the same order, so the collectives match. Adapters are folded into fp32 layers by whoever
  * unpacks a block, entry by entry in one order: the bits do not depend on grid, ranks or mode. Beside bf16 ones they run by themselves. */
@@ -192,6 +192,17 @@ bool bw_store_folds(void)
     return !bw_gemm_is_half();
 }
 
+/* Rows of a dense layer that is packed, or of one that is a slot. */
+static int64_t dense_ld(int64_t cols, bool backward)
+{
+    return bw_weight_is_dense(backward) ? cols : bw_weight_ld(cols);
+}
+
+static int64_t dense_entry_bytes(void)
+{
+    return bw_gemm_is_half() ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
+}
+
 /* Bytes of a layer, ready for its products or dense, and where in it each target begins. */
 static int64_t lay_out(const bw_spec *spec, bool dense, bool backward, int64_t offset[BW_TARGETS])
 {
@@ -200,7 +211,8 @@ static int64_t lay_out(const bw_spec *spec, bool dense, bool backward, int64_t o
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
         offset[target] = bytes;
-        bytes += dense ? bw_line_round(out * in) * (int64_t)sizeof(float) : bw_weight_bytes(out, in, backward);
+        const int64_t gathered = out * dense_ld(in, backward) * dense_entry_bytes();
+        bytes += dense ? (gathered + BW_LINE - 1) / BW_LINE * BW_LINE : bw_weight_bytes(out, in, backward);
     }
     return bytes;
 }
@@ -229,11 +241,11 @@ static void *slot_weight(const bw_store *store, int slot, int target)
 }
 
 /* Where a gather writes a layer that is bound for `slot`. */
-static float *dense_weight(const bw_store *store, int slot, int target)
+static void *dense_weight(const bw_store *store, int slot, int target)
 {
     char *first = (char *)bw_shared_floats(&store->slots);
     const int64_t at = bw_weight_is_dense(store->backward) ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
-    return (float *)(void *)(first + at + store->dense_offset[target]);
+    return first + at + store->dense_offset[target];
 }
 
 /* Bytes of memory nobody uses on this node, as far as shared memory may take them; 0 when the kernel does not say. */
@@ -387,7 +399,8 @@ static int start(bw_store *store, int layer, int slot)
         const int index = bw_target_at(layer, (bw_target)target);
         items[target].piece = &store->pieces[index];
         items[target].dense = dense_weight(store, slot, target);
-        items[target].ld = store->pieces[index].layout.n;
+        items[target].ld = dense_ld(store->pieces[index].layout.n, store->backward);
+        items[target].half = bw_gemm_is_half();
         if (bw_store_folds() && any_folded(store, index)) {
             items[target].after = fold_block;
             items[target].context = &store->places[index];
@@ -420,7 +433,11 @@ static int pack(bw_store *store)
     for (int target = store->grid->node_rank; target < BW_TARGETS; target += store->grid->node_size) {
         int64_t out, in;
         bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
-        bw_weight_pack(slot_weight(store, store->arrives, target), dense_weight(store, store->arrives, target), out, in, store->backward);
+        void *dense = dense_weight(store, store->arrives, target);
+        bw_operand from = bw_operand_of(dense, dense_ld(in, store->backward));
+        if (bw_gemm_is_half())
+            from = (bw_operand){.ready = dense, .ld = from.ld};
+        bw_weight_pack(slot_weight(store, store->arrives, target), from, out, in, store->backward);
     }
     BW_TRY(bw_node_sync(store->grid));
     const double end = bw_now();

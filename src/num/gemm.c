@@ -153,12 +153,21 @@ int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward)
     return (bytes + LINE - 1) / LINE * LINE;
 }
 
-void bw_weight_pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
+/* An odd number of units: a power of two would bring the entries of a column into one set. */
+int64_t bw_weight_ld(int64_t cols)
 {
-    if (bw_weight_is_dense(backward))
-        memcpy(weight, dense, (size_t)(rows * cols) * sizeof *dense);
+    return ((cols + BW_READY_UNIT - 1) / BW_READY_UNIT | 1) * BW_READY_UNIT;
+}
+
+void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward)
+{
+    if (from.ready && !bw_gemm_is_half())
+        refuse("a weight of bf16 is to be packed for products in fp32");
+    if (!bw_weight_is_dense(backward))
+        chosen->pack(weight, from, rows, cols, backward);
     else
-        chosen->pack(weight, dense, rows, cols, backward);
+        for (int64_t i = 0; i < rows; i++)
+            memcpy((float *)weight + i * cols, from.x + i * from.ld, (size_t)cols * sizeof *from.x);
 }
 
 void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, bw_weight weight, float beta, float *c, int64_t ldc)

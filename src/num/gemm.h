@@ -1,8 +1,7 @@
 /* What stands behind the GEMM seam. */
 #ifndef NUM_GEMM_H
 #define NUM_GEMM_H
-#include <stdbool.h>
-#include <stdint.h>
+#include "breakwater/num.h"
 
 typedef struct bw_gemm_call {
     int64_t m, n, k;
@@ -31,7 +30,7 @@ typedef struct bw_gemm_backend {
     void (*multiply)(const bw_gemm_call *call);
     /* NULL, both: a frozen weight stays the dense matrix. */
     int64_t (*weight_bytes)(int64_t rows, int64_t cols, bool backward);
-    void (*pack)(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward);
+    void (*pack)(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward);
     /* 0 and NULL: an operand is taken as it lies. */
     int64_t entry_bytes;                                                /* of an operand that is ready */
     void (*put)(void *ready, int64_t at, const float *from, int64_t n); /* n entries of it */

@@ -98,13 +98,17 @@ static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
     return rows * cols * (int64_t)sizeof(uint16_t);
 }
 
-static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
+static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward)
 {
     (void)backward;
     uint16_t *half = weight;
+    const uint16_t *ready = from.ready;
 #pragma omp parallel for schedule(static) num_threads(thread_count)
     for (int64_t i = 0; i < rows; i++)
-        bw_row_narrow(half + i * cols, dense + i * cols, cols);
+        if (ready)
+            memcpy(half + i * cols, ready + i * from.ld, (size_t)cols * sizeof *half);
+        else
+            bw_row_narrow(half + i * cols, from.x + i * from.ld, cols);
 }
 
 const bw_gemm_backend bw_gemm_bf16 = {.precision = "bf16",

@@ -169,18 +169,14 @@ static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
     return bw_onednn_weight_bytes(cols, rows) + (backward ? bw_onednn_weight_bytes(rows, cols) : 0);
 }
 
-/* x, k x n, into its layout: first to a plain matrix of the operands' type, which is the order from which oneDNN packs fast. */
-static void pack_part(void *part, const operand *x)
+static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward)
 {
-    bw_onednn_pack(part, take(&kept.b, x, x->rows, x->cols), x->rows, x->cols, x->cols, false);
-}
-
-static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
-{
-    const operand turned = {dense, cols, cols, rows, true}, straight = {dense, cols, rows, cols, false};
-    pack_part(weight, &turned);
+    const operand full = {from.x, from.ld, rows, cols, false};
+    const int64_t ld = from.ready ? from.ld : bw_weight_ld(cols);
+    const void *dense = from.ready ? from.ready : take(&kept.b, &full, rows, ld);
+    bw_onednn_pack(weight, dense, cols, rows, ld, true);
     if (backward)
-        pack_part((char *)weight + bw_onednn_weight_bytes(cols, rows), &straight);
+        bw_onednn_pack((char *)weight + bw_onednn_weight_bytes(cols, rows), dense, rows, cols, ld, false);
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------- */

@@ -87,10 +87,10 @@ static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
     return bw_onednn_weight_bytes(cols, rows);
 }
 
-static void pack(void *weight, const float *dense, int64_t rows, int64_t cols, bool backward)
+static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward)
 {
     (void)backward;
-    bw_onednn_pack(weight, dense, cols, rows, cols, true);
+    bw_onednn_pack(weight, from.x, cols, rows, from.ld, true);
 }
 
 /* ---- start ------------------------------------------------------------------------------------------------------------ */

@@ -1,28 +1,8 @@
-/* How hot loops are compiled: BW_HOT makes a clone of a function for each kind of CPU, chosen when the program is
- * loaded; bw_exp() is an exponential that the compiler can vectorise. */
+/* BW_HOT, and what hot loops of arithmetic share: bw_exp() is an exponential that the compiler can vectorise. */
 #ifndef NUM_HOT_H
 #define NUM_HOT_H
 #include "base/half.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer) || __has_feature(thread_sanitizer)
-#define BW_NO_CLONES 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__x86_64__) || !defined(__ELF__)
-#define BW_NO_CLONES 1
-#endif
-
-/* The choice runs while the program is being loaded, before a sanitizer is ready for it: plain code there. An OpenMP
- * region inside such a function would lose the attribute, so hot functions hold none: their callers do. Names of hot functions
- * are unique in this room even where they are static: clang 14 exports their resolvers. */
-#ifdef BW_NO_CLONES
-#define BW_HOT
-#elif defined(__clang__) /* clang 14 takes a level such as x86-64-v4, then asks the CPU for it in a wrong way */
-#define BW_HOT __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define BW_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#endif
+#include "base/hot.h"
 
 /* e^x, at most 2 units in the last place off for -87 <= x <= 88; x is clamped to that range, whose ends are normal
  * numbers. x = n ln 2 + r with |r| <= ln 2 / 2, then a polynomial in r (Cephes' expf) and n into the exponent. */

@@ -13,6 +13,7 @@ enum {
     MOST_PRODUCTS = 256, /* kept, at 0.1 MiB: a step has thirty shapes for each number of rows, of tokens and of answers; made again in 0.3 ms */
     PLACES = 512,
     MOST_LAYOUTS = 32,
+    MOST_PACKINGS = 64, /* kept: two of each layout; made again in 0.1 ms, as long as it takes to pack a small weight */
     LINE = 64
 };
 
@@ -29,6 +30,13 @@ typedef struct layout { /* of a packed weight, k x n */
     dnnl_memory_desc_t description;
 } layout;
 
+typedef struct packing { /* from a plain matrix into a layout */
+    int64_t k, n, ld;
+    bool turned;
+    dnnl_primitive_t primitive; /* NULL: the place is free */
+    dnnl_memory_t from, to;
+} packing;
+
 static struct {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
@@ -37,6 +45,8 @@ static struct {
     int n_products;
     layout layouts[MOST_LAYOUTS];
     int n_layouts;
+    packing packings[MOST_PACKINGS];
+    int n_packings; /* made so far: the oldest is the next to go */
     bw_onednn_buffer workspace, sums;
     char description[96];
 } state;
@@ -262,23 +272,51 @@ int64_t bw_onednn_weight_bytes(int64_t k, int64_t n)
     return (bytes + LINE - 1) / LINE * LINE;
 }
 
-void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_t ld, bool turned)
+static void forget_packing(packing *p)
 {
+    if (!p->primitive)
+        return;
+    must(dnnl_primitive_destroy(p->primitive), "let go of a packing");
+    must(dnnl_memory_destroy(p->from), "let go of memory");
+    must(dnnl_memory_destroy(p->to), "let go of memory");
+    *p = (packing){0};
+}
+
+static void forget_packings(void)
+{
+    for (int i = 0; i < MOST_PACKINGS; i++)
+        forget_packing(&state.packings[i]);
+    state.n_packings = 0;
+}
+
+static const packing *packing_of(int64_t k, int64_t n, int64_t ld, bool turned)
+{
+    for (int i = 0; i < MOST_PACKINGS; i++) {
+        const packing *p = &state.packings[i];
+        if (p->primitive && p->k == k && p->n == n && p->ld == ld && p->turned == turned)
+            return p;
+    }
+    packing *p = &state.packings[state.n_packings++ % MOST_PACKINGS];
     const dnnl_memory_desc_t here = plain(k, n, state.type, ld, turned), *there = layout_of(k, n);
     dnnl_primitive_desc_t description;
-    dnnl_primitive_t reorder;
-    dnnl_memory_t source, destination;
-    must(dnnl_memory_create(&source, &here, state.engine, (void *)from), "take a weight");
-    must(dnnl_memory_create(&destination, there, state.engine, weight), "take a packed weight");
+    forget_packing(p);
+    *p = (packing){.k = k, .n = n, .ld = ld, .turned = turned};
+    must(dnnl_memory_create(&p->from, &here, state.engine, DNNL_MEMORY_NONE), "describe memory");
+    must(dnnl_memory_create(&p->to, there, state.engine, DNNL_MEMORY_NONE), "describe memory");
     must(dnnl_reorder_primitive_desc_create(&description, &here, state.engine, there, state.engine, NULL), "find how to pack a weight");
-    must(dnnl_primitive_create(&reorder, description), "prepare to pack a weight");
-    const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, source}, {DNNL_ARG_TO, destination}};
-    must(dnnl_primitive_execute(reorder, state.stream, 2, arguments), "pack a weight");
-    must(dnnl_stream_wait(state.stream), "finish packing");
-    must(dnnl_primitive_destroy(reorder), "let go of a packing");
+    must(dnnl_primitive_create(&p->primitive, description), "prepare to pack a weight");
     must(dnnl_primitive_desc_destroy(description), "let go of a description");
-    must(dnnl_memory_destroy(source), "let go of a weight");
-    must(dnnl_memory_destroy(destination), "let go of a packed weight");
+    return p;
+}
+
+void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_t ld, bool turned)
+{
+    const packing *p = packing_of(k, n, ld, turned);
+    must(dnnl_memory_set_data_handle(p->from, (void *)from), "take a weight");
+    must(dnnl_memory_set_data_handle(p->to, weight), "take a packed weight");
+    const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, p->from}, {DNNL_ARG_TO, p->to}};
+    must(dnnl_primitive_execute(p->primitive, state.stream, 2, arguments), "pack a weight");
+    must(dnnl_stream_wait(state.stream), "finish packing");
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------- */
@@ -311,6 +349,7 @@ int bw_onednn_start(const char *how, bool half, int threads)
     BW_TRY(bw_gemm_blis.start(threads)); /* for products over nothing, and for ScaLAPACK */
     BW_TRY(open_library());
     forget_products();
+    forget_packings();
     state.n_layouts = 0;
     state.type = half ? dnnl_bf16 : dnnl_f32;
     snprintf(state.description, sizeof state.description, "oneDNN %d.%d.%d, %s, %d thread%s", version->major, version->minor, version->patch, how,
@@ -331,6 +370,7 @@ bool bw_onednn_is_half(void)
 void bw_onednn_stop(void)
 {
     forget_products();
+    forget_packings();
     bw_onednn_release(&state.workspace);
     bw_onednn_release(&state.sums);
 }
@@ -350,7 +390,7 @@ static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
     if (packed && !weight)
         return false;
     if (packed)
-        backend->pack(weight, b, rows, cols, !trans_b);
+        backend->pack(weight, bw_operand_of(b, cols), rows, cols, !trans_b);
     bw_gemm_call call = {.m = M, .n = N, .k = K, .alpha = 1, .beta = 1, .a = a, .b = b, .weight = weight, .c = c, .lda = K, .ldb = cols, .ldc = N};
     call.trans_b = trans_b;
     backend->multiply(&call);

@@ -305,7 +305,12 @@ void bw_gather_advance(bw_gather *gather)
 static int unpack_block(void *context, const bw_matrix *piece, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
 {
     const bw_gather_item *item = context;
-    float *out = item->dense + i * item->ld + j;
+    const int64_t at = i * item->ld + j;
+    if (item->half) {
+        bw_block_to_half((uint16_t *)item->dense + at, item->ld, block, piece->type, piece->ld, rows, cols);
+        return BW_OK;
+    }
+    float *out = (float *)item->dense + at;
     bw_block_to_dense(out, item->ld, block, piece->type, piece->ld, rows, cols);
     if (item->after)
         item->after(item->context, out, item->ld, i, j, rows, cols);

@@ -160,7 +160,7 @@ static void check_weight(const bw_layer *lent, int layer, bw_target target, bool
     bw_spec_shape(bw_source_spec(source), target, &out, &in);
     CHECK_OK(bw_source_read(source, layer, target, 0, out, 0, in, dense, in));
     void *packed = bw_calloc(bw_weight_bytes(out, in, backward), 1, "test");
-    bw_weight_pack(packed, dense, out, in, backward);
+    bw_weight_pack(packed, bw_operand_of(dense, in), out, in, backward);
     CHECK(memcmp(packed, lent->weight[target].data, (size_t)bw_weight_bytes(out, in, backward)) == 0);
     CHECK(lent->weight[target].dense == bw_weight_is_dense(backward) && lent->weight[target].backward == backward);
     CHECK((uintptr_t)lent->weight[target].data % 64 == 0);

@@ -9,12 +9,21 @@ static float entry(int64_t i, int64_t j, int64_t salt)
     return (float)((i * 37 + j * 11 + salt * 5) % 251 - 125);
 }
 
+/* From this salt on, pieces of 32 and 64 bits hold what bf16 rounds. */
+enum { ROUGH = 1000 };
+
+static float piece_entry(int64_t i, int64_t j, int64_t salt, bw_piece_type type)
+{
+    const bool rough = salt >= ROUGH && (type == BW_PIECE_F32 || type == BW_PIECE_F64);
+    return rough ? entry(i, j, salt) * 1.007f : entry(i, j, salt);
+}
+
 static int fill(void *context, const bw_matrix *matrix, int64_t i, int64_t j, int64_t rows, int64_t cols, void *block)
 {
     int64_t salt = *(int64_t *)context;
     for (int64_t c = 0; c < cols; c++)
         for (int64_t r = 0; r < rows; r++) {
-            float value = entry(i + r, j + c, salt);
+            float value = piece_entry(i + r, j + c, salt, matrix->type);
             int64_t at = r + c * matrix->ld;
             uint32_t bits;
             memcpy(&bits, &value, sizeof bits);
@@ -35,9 +44,10 @@ typedef struct shape {
 } shape;
 
 /* Blocks that divide, that do not, that are larger than the matrix; fewer blocks than ranks; nothing at all. */
-static const shape shapes[] = {{16, 16, 4, 4, BW_PIECE_F32},   {37, 19, 5, 3, BW_PIECE_F32},   {64, 1, 7, 2, BW_PIECE_BF16},
-                               {3, 50, 64, 64, BW_PIECE_BF16}, {1, 1, 1, 1, BW_PIECE_F32},     {0, 5, 2, 2, BW_PIECE_F32},
-                               {70, 33, 32, 32, BW_PIECE_F32}, {35, 41, 17, 20, BW_PIECE_F64}, {33, 47, 16, 16, BW_PIECE_F16}};
+static const shape shapes[] = {{16, 16, 4, 4, BW_PIECE_F32},    {37, 19, 5, 3, BW_PIECE_F32},   {64, 1, 7, 2, BW_PIECE_BF16},
+                               {3, 50, 64, 64, BW_PIECE_BF16},  {1, 1, 1, 1, BW_PIECE_F32},     {0, 5, 2, 2, BW_PIECE_F32},
+                               {70, 33, 32, 32, BW_PIECE_F32},  {35, 41, 17, 20, BW_PIECE_F64}, {33, 47, 16, 16, BW_PIECE_F16},
+                               {100, 45, 64, 24, BW_PIECE_BF16}};
 enum { SHAPES = sizeof shapes / sizeof *shapes, PAD = 3 };
 
 static void create(bw_matrix *matrix, const bw_grid *grid, int index, int64_t salt)
@@ -72,7 +82,7 @@ typedef struct setting {
     float factor;
 } setting;
 
-static void open_setting(setting *setting, const bw_grid *grid, int64_t salt)
+static void open_setting(setting *setting, const bw_grid *grid, int64_t salt, bool half)
 {
     setting->offsets[0] = 0;
     setting->factor = 1000;
@@ -82,8 +92,12 @@ static void open_setting(setting *setting, const bw_grid *grid, int64_t salt)
     }
     CHECK_OK(bw_shared_create(grid, &setting->slot, setting->offsets[SHAPES] * 4, "test"));
     for (int i = 0; i < SHAPES; i++)
-        setting->items[i] = (bw_gather_item){&setting->pieces[i], (float *)setting->slot.base + setting->offsets[i], shapes[i].n + PAD,
-                                             i % 2 ? add_place : NULL, &setting->factor};
+        setting->items[i] = (bw_gather_item){.piece = &setting->pieces[i],
+                                             .dense = (float *)setting->slot.base + setting->offsets[i],
+                                             .ld = shapes[i].n + PAD,
+                                             .half = half,
+                                             .after = i % 2 && !half ? add_place : NULL,
+                                             .context = &setting->factor};
 }
 
 static void close_setting(setting *setting, const bw_grid *grid)
@@ -100,8 +114,12 @@ static int64_t wrong_entries(const setting *setting, int index, int64_t salt)
     int64_t wrong = 0;
     for (int64_t i = 0; i < s->m; i++)
         for (int64_t j = 0; j < s->n + PAD; j++) {
-            float expected = j < s->n ? entry(i, j, salt + index) + (item->after ? setting->factor * (float)(i + 3 * j) : 0) : 0;
-            wrong += item->dense[i * item->ld + j] != expected; /* beyond the row's end nothing is written */
+            float expected = j < s->n ? piece_entry(i, j, salt + index, s->type) + (item->after ? setting->factor * (float)(i + 3 * j) : 0) : 0;
+            int64_t at = i * item->ld + j;
+            if (item->half) /* beyond the row's end nothing is written */
+                wrong += ((const uint16_t *)item->dense)[at] != bw_to_bf16(expected);
+            else
+                wrong += ((const float *)item->dense)[at] != expected;
         }
     return wrong;
 }
@@ -112,7 +130,7 @@ static void a_gather_gives_every_node_the_whole(const bw_grid *grid)
     CHECK_OK(bw_gather_create(&gather, grid));
     for (int64_t round = 0; round < 2; round++) { /* the second reuses what the first allocated */
         setting setting;
-        open_setting(&setting, grid, round);
+        open_setting(&setting, grid, round, false);
         int64_t before = bw_gather_bytes(gather);
         CHECK_OK(bw_gather_start(gather, setting.items, round == 0 ? SHAPES / 2 : SHAPES));
         CHECK_OK(bw_gather_finish(gather));
@@ -126,6 +144,21 @@ static void a_gather_gives_every_node_the_whole(const bw_grid *grid)
     bw_gather_destroy(&gather);
 }
 
+static void a_gather_of_bf16_rounds_each_entry_once(const bw_grid *grid)
+{
+    bw_gather *gather = NULL;
+    setting setting;
+    CHECK_OK(bw_gather_create(&gather, grid));
+    open_setting(&setting, grid, ROUGH, true);
+    CHECK_OK(bw_gather_start(gather, setting.items, SHAPES));
+    CHECK_OK(bw_gather_finish(gather));
+    for (int i = 0; i < SHAPES; i++)
+        CHECK(wrong_entries(&setting, i, ROUGH) == 0);
+    CHECK_OK(bw_node_sync(grid));
+    close_setting(&setting, grid);
+    bw_gather_destroy(&gather);
+}
+
 /* What is sent must be what is received, summed over ranks, and exactly the pieces that each node lacks. */
 static void only_what_a_node_lacks_travels(const bw_grid *grid)
 {
@@ -136,7 +169,7 @@ static void only_what_a_node_lacks_travels(const bw_grid *grid)
     CHECK_OK(bw_gather_create(&gather, grid));
     CHECK_OK(bw_matrix_create(&matrix, grid, BW_PIECE_F32, M, N, 1, 1, "test"));
     CHECK_OK(bw_shared_create(grid, &slot, M * N * 4, "test"));
-    bw_gather_item item = {&matrix, slot.base, N, NULL, NULL};
+    bw_gather_item item = {.piece = &matrix, .dense = slot.base, .ld = N};
     CHECK_OK(bw_gather_start(gather, &item, 1));
     CHECK_OK(bw_gather_finish(gather));
     int64_t held[16 * 16] = {0}, expected = 0, bytes = bw_gather_bytes(gather), positions = grid->nprow * grid->npcol;
@@ -230,6 +263,7 @@ static void all(const bw_grid *grid)
 {
     a_dense_matrix_survives_the_way_through_pieces(grid);
     a_gather_gives_every_node_the_whole(grid);
+    a_gather_of_bf16_rounds_each_entry_once(grid);
     only_what_a_node_lacks_travels(grid);
 }
 

@@ -107,7 +107,7 @@ static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap,
         const bool backward = !p->trans_b; /* the forward product alone needs less */
         call.weight = weight = bw_calloc(backend->weight_bytes(rows, cols, backward), 1, "test");
         assert_non_null(weight);
-        backend->pack(weight, b, rows, cols, backward);
+        backend->pack(weight, bw_operand_of(b, cols), rows, cols, backward);
         call.b = NULL;
     }
     backend->multiply(&call);
@@ -225,7 +225,7 @@ static void check_threads(const bw_gemm_backend *library, bw_gemm_call call, con
         omp_set_num_threads(thread_counts[t]);
         assert_int_equal(library->start(thread_counts[t]), BW_OK);
         if (call.weight)
-            library->pack((void *)call.weight, call.b, call.n, call.k, false);
+            library->pack((void *)call.weight, bw_operand_of(call.b, call.k), call.n, call.k, false);
         memcpy(call.c, before, bytes);
         library->multiply(&call);
         if (memcmp(one, call.c, bytes) != 0)
@@ -273,7 +273,7 @@ static void same_bits_of_a_row_for_any_number_of_rows_and_threads(void **state)
         void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, false), 1, "test");
         for (int beta = 0; beta < 2; beta++) { /* written, and added to the residual stream */
             bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true, NULL, NULL};
-            libraries[which]->pack(weight, w, N, K, false);
+            libraries[which]->pack(weight, bw_operand_of(w, K), N, K, false);
             memcpy(all_rows, before, MOST * N * sizeof *all_rows);
             libraries[which]->multiply(&call);
             call.c = c;
@@ -352,7 +352,7 @@ static void weights_multiply_as_matrices_do(void **state)
         float *y = zeros(T * OUT), *y2 = zeros(T * OUT), *dx = zeros(T * IN), *dx2 = zeros(T * IN);
         void *weight = bw_calloc(bw_weight_bytes(OUT, IN, backward), 1, "test");
         const bw_weight prepared = {weight, exact, backward};
-        bw_weight_pack(weight, w, OUT, IN, backward);
+        bw_weight_pack(weight, bw_operand_of(w, IN), OUT, IN, backward);
         bw_gemm(false, true, T, OUT, IN, 1, bw_operand_of(x, IN), bw_operand_of(w, IN), 0, y, OUT);
         bw_gemm(false, false, T, IN, OUT, 1, bw_operand_of(dy, OUT), bw_operand_of(w, IN), 0, dx, IN);
         const double before = bw_gemm_flops();
