@@ -38,19 +38,21 @@ bw_operand bw_operand_ready(void *memory, const float *x, int64_t rows, int64_t 
  * beta == 0 writes C without reading it. m, n or k may be 0. Runs on all threads: not to be called inside a parallel region. */
 void bw_gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, bw_operand a, bw_operand b, float beta, float *c, int64_t ldc);
 /* A frozen weight W[rows, cols] is prepared once, in the form that its products like: the dense matrix itself, which may be filled in place
- * (bw_weight_is_dense), or packed from one. The form depends on the precision, and on whether it serves the forward product alone or that of the
- * backward pass too. Starts on a cache line. Local; packing runs on all threads. */
+ * (bw_weight_is_dense), or packed from one. The form depends on the precision, and on the products that it is for: the forward one, that of the
+ * backward pass, or both. Starts on a cache line. Local; packing runs on all threads. */
+typedef enum bw_use { BW_FORWARD = 1, BW_BACKWARD = 2, BW_BOTH = BW_FORWARD | BW_BACKWARD } bw_use;
 typedef struct bw_weight {
     const void *data;
-    bool dense, backward; /* backward: prepared for that product too */
+    bool dense;
+    bw_use use; /* prepared for these products */
 } bw_weight;
-bool bw_weight_is_dense(bool backward);
+bool bw_weight_is_dense(bw_use use);
 const char *bw_weight_type(void); /* "f32" or "bf16" */
-int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward);
+int64_t bw_weight_bytes(int64_t rows, int64_t cols, bw_use use);
 /* From rows of `ld` entries: fp32 in from.x, or bf16 in from.ready, for products in bf16 alone. Fastest where ld is bw_weight_ld(cols), so that rows
- * begin in different sets of a cache. */
+ * begin in different sets of a cache. Where there is room for both uses they can be packed one at a time. */
 int64_t bw_weight_ld(int64_t cols);
-void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward);
+void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use);
 /* C[m,n] = A[m,k] op(W) + beta * C with W prepared, A dense, C with leading dimension ldc: a layer's forward product with W^T (W is n x k), or dX
  * with W (k x n). */
 void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, bw_weight weight, float beta, float *c, int64_t ldc);

@@ -9,8 +9,9 @@ typedef struct product {
     bool trans_a, trans_b;
     int64_t m, n, k;
     float *a, *b, *c;
-    bool frozen, backward; /* b is a weight of the model, prepared once, for the backward pass too */
-    void *weight;          /* then */
+    bool frozen; /* b is a weight of the model, prepared once, in room for `use` */
+    bw_use use;
+    void *weight;
 } product;
 
 static int64_t lda(const product *p)
@@ -27,8 +28,8 @@ static int multiply(void *context)
 {
     const product *p = context;
     if (p->frozen)
-        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, bw_operand_of(p->a, p->k), (bw_weight){p->weight, bw_weight_is_dense(p->backward), p->backward},
-                       0, p->c, p->n);
+        bw_gemm_weight(p->trans_b, p->m, p->n, p->k, bw_operand_of(p->a, p->k), (bw_weight){p->weight, bw_weight_is_dense(p->use), p->use}, 0, p->c,
+                       p->n);
     else
         bw_gemm(p->trans_a, p->trans_b, p->m, p->n, p->k, 1, bw_operand_of(p->a, lda(p)), bw_operand_of(p->b, ldb(p)), 0, p->c, p->n);
     return BW_OK;
@@ -61,9 +62,9 @@ static int product_create(product *p)
     const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
     if (!p->frozen)
         return BW_OK;
-    p->weight = bw_calloc(bw_weight_bytes(rows, cols, p->backward), 1, "bench");
+    p->weight = bw_calloc(bw_weight_bytes(rows, cols, p->use), 1, "bench");
     if (p->weight)
-        bw_weight_pack(p->weight, bw_operand_of(p->b, cols), rows, cols, p->backward);
+        bw_weight_pack(p->weight, bw_operand_of(p->b, cols), rows, cols, p->use);
     return p->weight ? BW_OK : BW_SYSTEM;
 }
 
@@ -113,20 +114,20 @@ int bw_bench_gemm_rate(bw_bench *bench, int64_t rows, int64_t answers, bool back
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
-        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .backward = backward};
+        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .use = backward ? BW_BOTH : BW_FORWARD};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
         if (!backward)
             continue;
-        p = (product){.what = "backward", .m = rows, .n = in, .k = out, .frozen = true, .backward = true};
+        p = (product){.what = "backward", .m = rows, .n = in, .k = out, .frozen = true, .use = BW_BOTH};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
     }
     /* The head walks the vocabulary in chunks; a thousand words of it have the same rate. Decoding has it prepared (model/head). */
     int64_t words = spec->vocab < 1024 ? spec->vocab : 1024;
-    product head = {.what = "head", .trans_b = true, .m = answers, .n = words, .k = spec->d_model, .frozen = !backward};
+    product head = {.what = "head", .trans_b = true, .m = answers, .n = words, .k = spec->d_model, .frozen = !backward, .use = BW_FORWARD};
     BW_TRY(measure(bench, head, false, &one));
     double share = (double)spec->vocab / (double)words * (backward ? 2 : 1);
     *rate = (flops + flops_of(&head) * share) / (seconds + one * share);
@@ -144,9 +145,9 @@ static int base_products(bw_bench *bench, int64_t rows)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         int64_t out, in;
         bw_spec_shape(bench->spec, shapes[i].target, &out, &in);
-        product p = {.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .backward = true};
+        product p = {.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .use = BW_BOTH};
         BW_TRY(measure(bench, p, true, NULL));
-        p = (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out, .frozen = true, .backward = true};
+        p = (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out, .frozen = true, .use = BW_BOTH};
         if (p.what)
             BW_TRY(measure(bench, p, true, NULL));
     }

@@ -157,7 +157,7 @@ static int pass_layers(decoder *d)
     bw_embed(d->x, bw_store_embedding(d->store), d->tokens, d->T, d->spec->d_model, (float)d->spec->embed_scale);
     for (int layer = 0; layer < d->spec->n_layer; layer++) {
         bw_layer weights;
-        BW_TRY(bw_store_acquire(d->store, layer, (layer + 1) % d->spec->n_layer, &weights));
+        BW_TRY(bw_store_acquire(d->store, layer, (layer + 1) % d->spec->n_layer, BW_FORWARD, &weights));
         bw_block_inputs_forward(&d->block, &rows, &weights, layer, d->x, &d->saved);
         attend(d, layer);
         if (layer == d->spec->n_layer - 1)

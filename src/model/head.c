@@ -14,7 +14,7 @@ static int64_t part_rows(const bw_spec *spec, int64_t first)
 
 static int64_t part_offset(const bw_spec *spec, int64_t first)
 {
-    return first / PART * bw_weight_bytes(PART, spec->d_model, false);
+    return first / PART * bw_weight_bytes(PART, spec->d_model, BW_FORWARD);
 }
 
 /* Where the part that begins at row `first` is packed. */
@@ -26,22 +26,22 @@ static void *packed_part(const bw_head *head, int64_t first)
 static bw_weight part(const bw_head *head, int64_t first)
 {
     if (!head->packed.base)
-        return (bw_weight){bw_store_head(head->store) + first * bw_store_spec(head->store)->d_model, true, false};
-    return (bw_weight){packed_part(head, first), false, false};
+        return (bw_weight){bw_store_head(head->store) + first * bw_store_spec(head->store)->d_model, true, BW_FORWARD};
+    return (bw_weight){packed_part(head, first), false, BW_FORWARD};
 }
 
 int bw_head_create(bw_head *head, const bw_grid *grid, const bw_store *store)
 {
     const bw_spec *spec = bw_store_spec(store);
     *head = (bw_head){.store = store};
-    if (bw_weight_is_dense(false))
+    if (bw_weight_is_dense(BW_FORWARD))
         return BW_OK;
     const int64_t last = (spec->vocab - 1) / PART * PART,
-                  bytes = part_offset(spec, last) + bw_weight_bytes(part_rows(spec, last), spec->d_model, false) + BW_LINE;
+                  bytes = part_offset(spec, last) + bw_weight_bytes(part_rows(spec, last), spec->d_model, BW_FORWARD) + BW_LINE;
     BW_TRY(bw_agree(grid, bw_shared_create(grid, &head->packed, bytes, "weights, packed head")));
     for (int64_t first = grid->node_rank * PART; first < spec->vocab; first += (int64_t)grid->node_size * PART)
         bw_weight_pack(packed_part(head, first), bw_operand_of(bw_store_head(store) + first * spec->d_model, spec->d_model), part_rows(spec, first),
-                       spec->d_model, false);
+                       spec->d_model, BW_FORWARD);
     return bw_node_sync(grid);
 }
 

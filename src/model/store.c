@@ -26,7 +26,8 @@ struct bw_store {
     const bw_source *source; /* used while opening only */
     bw_spec spec;
     bw_matrix *pieces; /* [layer * BW_TARGETS + target] */
-    bool backward, streams;
+    bw_use use;        /* of its weights */
+    bool streams;
     char describe[256];
 
     bw_shared tables; /* what is always dense: embedding, head where untied, norms */
@@ -38,9 +39,11 @@ struct bw_store {
     int64_t dense_offset[BW_TARGETS];       /* in a dense layer */
     bw_gather *gather;
     int *held;        /* [n_slots]: layer in the slot, or NOBODY */
+    bw_use *ready;    /* [n_slots]: what that is ready for */
     int64_t gathered; /* bytes of the gathers so far */
     bw_streaming streaming;
     int pending, arrives; /* layer under way and its slot, or NOBODY */
+    bw_use arriving;      /* what it will be packed for */
     int lent;             /* layer lent, or NOBODY */
 
     int n_folded;
@@ -193,9 +196,9 @@ bool bw_store_folds(void)
 }
 
 /* Rows of a dense layer that is packed, or of one that is a slot. */
-static int64_t dense_ld(int64_t cols, bool backward)
+static int64_t dense_ld(int64_t cols, bw_use use)
 {
-    return bw_weight_is_dense(backward) ? cols : bw_weight_ld(cols);
+    return bw_weight_is_dense(use) ? cols : bw_weight_ld(cols);
 }
 
 static int64_t dense_entry_bytes(void)
@@ -204,35 +207,35 @@ static int64_t dense_entry_bytes(void)
 }
 
 /* Bytes of a layer, ready for its products or dense, and where in it each target begins. */
-static int64_t lay_out(const bw_spec *spec, bool dense, bool backward, int64_t offset[BW_TARGETS])
+static int64_t lay_out(const bw_spec *spec, bool dense, bw_use use, int64_t offset[BW_TARGETS])
 {
     int64_t bytes = 0;
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
         offset[target] = bytes;
-        const int64_t gathered = out * dense_ld(in, backward) * dense_entry_bytes();
-        bytes += dense ? (gathered + BW_LINE - 1) / BW_LINE * BW_LINE : bw_weight_bytes(out, in, backward);
+        const int64_t gathered = out * dense_ld(in, use) * dense_entry_bytes();
+        bytes += dense ? (gathered + BW_LINE - 1) / BW_LINE * BW_LINE : bw_weight_bytes(out, in, use);
     }
     return bytes;
 }
 
-static int64_t slots_bytes(const bw_spec *spec, int n_slots, bool backward)
+static int64_t slots_bytes(const bw_spec *spec, int n_slots, bw_use use)
 {
     int64_t offset[BW_TARGETS];
-    const int64_t dense = bw_weight_is_dense(backward) ? 0 : lay_out(spec, true, backward, offset);
-    return n_slots * lay_out(spec, false, backward, offset) + dense + BW_LINE;
+    const int64_t dense = bw_weight_is_dense(use) ? 0 : lay_out(spec, true, use, offset);
+    return n_slots * lay_out(spec, false, use, offset) + dense + BW_LINE;
 }
 
 int64_t bw_store_layer_bytes(const bw_spec *spec)
 {
     int64_t offset[BW_TARGETS];
-    return lay_out(spec, false, true, offset);
+    return lay_out(spec, false, BW_BOTH, offset);
 }
 
 int64_t bw_store_slot_bytes(const bw_spec *spec, bool streams)
 {
-    return slots_bytes(spec, streams ? SLOTS_STREAMED : spec->n_layer, true);
+    return slots_bytes(spec, streams ? SLOTS_STREAMED : spec->n_layer, BW_BOTH);
 }
 
 static void *slot_weight(const bw_store *store, int slot, int target)
@@ -244,7 +247,7 @@ static void *slot_weight(const bw_store *store, int slot, int target)
 static void *dense_weight(const bw_store *store, int slot, int target)
 {
     char *first = (char *)bw_shared_floats(&store->slots);
-    const int64_t at = bw_weight_is_dense(store->backward) ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
+    const int64_t at = bw_weight_is_dense(store->use) ? slot * store->slot_bytes : store->n_slots * store->slot_bytes;
     return first + at + store->dense_offset[target];
 }
 
@@ -290,7 +293,7 @@ static int choose_mode(bw_store *store, const bw_config *config)
     store->n_slots = store->streams ? SLOTS_STREAMED : store->spec.n_layer;
     const int length =
         snprintf(store->describe, sizeof store->describe, "%s, %s pieces, %s %s copies %.1f MiB per node", store->streams ? "streamed" : "resident",
-                 piece_name(store, config->store), bw_weight_is_dense(store->backward) ? "dense" : "packed", bw_weight_type(),
+                 piece_name(store, config->store), bw_weight_is_dense(store->use) ? "dense" : "packed", bw_weight_type(),
                  (double)(store->slot_bytes * store->n_slots) / mib);
     if (automatic)
         snprintf(store->describe + length, sizeof store->describe - (size_t)length,
@@ -392,14 +395,21 @@ static int gather_folded(bw_store *store)
 }
 
 /* ---- gathering a layer -------------------------------------------------------------------------------------------- */
-static int start(bw_store *store, int layer, int slot)
+/* A streamed layer is packed for the pass that asks for it, but those that a slot still holds when the pass turns, for both. */
+static bw_use pack_for(const bw_store *store, int layer, bw_use asked)
+{
+    const bool turns = layer < SLOTS_STREAMED || layer >= store->spec.n_layer - SLOTS_STREAMED;
+    return store->streams && !turns && !bw_weight_is_dense(store->use) ? asked : store->use;
+}
+
+static int start(bw_store *store, int layer, int slot, bw_use asked)
 {
     bw_gather_item items[BW_TARGETS] = {0};
     for (int target = 0; target < BW_TARGETS; target++) {
         const int index = bw_target_at(layer, (bw_target)target);
         items[target].piece = &store->pieces[index];
         items[target].dense = dense_weight(store, slot, target);
-        items[target].ld = dense_ld(store->pieces[index].layout.n, store->backward);
+        items[target].ld = dense_ld(store->pieces[index].layout.n, store->use);
         items[target].half = bw_gemm_is_half();
         if (bw_store_folds() && any_folded(store, index)) {
             items[target].after = fold_block;
@@ -409,6 +419,7 @@ static int start(bw_store *store, int layer, int slot)
     store->held[slot] = NOBODY;
     store->pending = layer;
     store->arrives = slot;
+    store->arriving = pack_for(store, layer, asked);
     return bw_gather_start(store->gather, items, BW_TARGETS);
 }
 
@@ -427,17 +438,17 @@ static void note_times(bw_store *store, const bw_gather_times *times)
 /* The layer that is whole now, from the dense one into its slot; nobody gathers into the dense one before all ranks of the node are through. */
 static int pack(bw_store *store)
 {
-    if (bw_weight_is_dense(store->backward))
+    if (bw_weight_is_dense(store->use))
         return BW_OK;
     const double start = bw_now();
     for (int target = store->grid->node_rank; target < BW_TARGETS; target += store->grid->node_size) {
         int64_t out, in;
         bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
         void *dense = dense_weight(store, store->arrives, target);
-        bw_operand from = bw_operand_of(dense, dense_ld(in, store->backward));
+        bw_operand from = bw_operand_of(dense, dense_ld(in, store->use));
         if (bw_gemm_is_half())
             from = (bw_operand){.ready = dense, .ld = from.ld};
-        bw_weight_pack(slot_weight(store, store->arrives, target), from, out, in, store->backward);
+        bw_weight_pack(slot_weight(store, store->arrives, target), from, out, in, store->arriving);
     }
     BW_TRY(bw_node_sync(store->grid));
     const double end = bw_now();
@@ -455,14 +466,16 @@ static int finish(bw_store *store)
     bw_event_add(BW_EVENT_GATHER, bw_now() - times->needed, 0, (double)(bw_gather_bytes(store->gather) - store->gathered));
     store->gathered = bw_gather_bytes(store->gather);
     store->held[store->arrives] = store->pending;
+    store->ready[store->arrives] = store->arriving;
     store->pending = store->arrives = NOBODY;
     return BW_OK;
 }
 
-static int slot_of(const bw_store *store, int layer)
+/* The slot of a layer that is there, and ready for that. */
+static int slot_of(const bw_store *store, int layer, bw_use use)
 {
     for (int slot = 0; slot < store->n_slots; slot++)
-        if (store->held[slot] == layer)
+        if (store->held[slot] == layer && (store->ready[slot] & use) == use)
             return slot;
     return NOBODY;
 }
@@ -470,9 +483,10 @@ static int slot_of(const bw_store *store, int layer)
 static int create_slots(bw_store *store)
 {
     BW_TRY(bw_agree(store->grid, BW_NEW(store->held, store->n_slots, "weights, slots")));
+    BW_TRY(bw_agree(store->grid, BW_NEW(store->ready, store->n_slots, "weights, slots")));
     for (int slot = 0; slot < store->n_slots; slot++)
         store->held[slot] = NOBODY;
-    const int64_t bytes = slots_bytes(&store->spec, store->n_slots, store->backward);
+    const int64_t bytes = slots_bytes(&store->spec, store->n_slots, store->use);
     return bw_agree(store->grid, bw_shared_create(store->grid, &store->slots, bytes, "weights, dense layers"));
 }
 
@@ -482,7 +496,7 @@ static int load_layer(bw_store *store, reader *reader, const bw_config *config)
     BW_TRY(bw_agree(store->grid, read_layer(store, reader, config)));
     if (store->streams)
         return BW_OK;
-    BW_TRY(start(store, reader->layer, reader->layer));
+    BW_TRY(start(store, reader->layer, reader->layer, store->use));
     BW_TRY(finish(store));
     if (reader->layer + 1 < store->spec.n_layer)
         hand_on_layer(store, reader->layer);
@@ -507,8 +521,8 @@ static int open_local(bw_store *store, const bw_config *config, const bw_adapter
     if (config->block < 1 || config->block > 1 << 14)
         return bw_fail(BW_USAGE, "--block %lld: expected 1 to %d", (long long)config->block, 1 << 14);
     BW_TRY(take_folded(store, folded, factors, n_folded));
-    store->slot_bytes = lay_out(&store->spec, false, store->backward, store->offset);
-    (void)lay_out(&store->spec, true, store->backward, store->dense_offset);
+    store->slot_bytes = lay_out(&store->spec, false, store->use, store->offset);
+    (void)lay_out(&store->spec, true, store->use, store->dense_offset);
     return BW_NEW(store->pieces, store->spec.n_layer * BW_TARGETS, "weights, pieces");
 }
 
@@ -532,7 +546,8 @@ int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, 
     *out = NULL;
     int status = BW_NEW(store, 1, "weights, pieces");
     if (status == BW_OK) {
-        *store = (bw_store){.grid = grid, .source = source, .backward = backward, .pending = NOBODY, .arrives = NOBODY, .lent = NOBODY};
+        *store =
+            (bw_store){.grid = grid, .source = source, .use = backward ? BW_BOTH : BW_FORWARD, .pending = NOBODY, .arrives = NOBODY, .lent = NOBODY};
         store->spec = *bw_source_spec(source);
         status = open_local(store, config, folded, factors, n_folded);
     }
@@ -561,6 +576,7 @@ void bw_store_close(bw_store **out)
         free_layer(store, layer);
     bw_free(store->pieces);
     bw_free(store->held);
+    bw_free(store->ready);
     bw_free(store->folded);
     bw_free(store->factors);
     bw_free(store->dense);
@@ -573,37 +589,37 @@ void bw_store_close(bw_store **out)
 
 /* ---- lending ------------------------------------------------------------------------------------------------------ */
 /* Have `layer` in a slot: it may be there, or on its way, or a wrong guess must be waited out first. */
-static int fetch(bw_store *store, int layer)
+static int fetch(bw_store *store, int layer, bw_use use)
 {
-    if (slot_of(store, layer) != NOBODY)
+    if (slot_of(store, layer, use) != NOBODY)
         return BW_OK;
     if (store->pending != NOBODY) {
         BW_TRY(finish(store));
-        if (slot_of(store, layer) != NOBODY)
+        if (slot_of(store, layer, use) != NOBODY)
             return BW_OK;
     }
-    BW_TRY(start(store, layer, 0));
+    BW_TRY(start(store, layer, 0, use));
     return finish(store);
 }
 
-static int prefetch(bw_store *store, int next, int busy)
+static int prefetch(bw_store *store, int next, bw_use use, int busy)
 {
-    if (next < 0 || store->pending != NOBODY || slot_of(store, next) != NOBODY)
+    if (next < 0 || store->pending != NOBODY || slot_of(store, next, use) != NOBODY)
         return BW_OK;
-    return start(store, next, 1 - busy);
+    return start(store, next, 1 - busy, use);
 }
 
-int bw_store_acquire(bw_store *store, int layer, int next, bw_layer *out)
+int bw_store_acquire(bw_store *store, int layer, int next, bw_use use, bw_layer *out)
 {
-    BW_ASSERT(layer >= 0 && layer < store->spec.n_layer && next < store->spec.n_layer && store->lent == NOBODY);
+    BW_ASSERT(layer >= 0 && layer < store->spec.n_layer && next < store->spec.n_layer && store->lent == NOBODY && (store->use & use) == use);
     if (store->streams) {
-        BW_TRY(fetch(store, layer));
-        BW_TRY(prefetch(store, next, slot_of(store, layer)));
+        BW_TRY(fetch(store, layer, use));
+        BW_TRY(prefetch(store, next, use, slot_of(store, layer, use)));
     }
-    const int slot = slot_of(store, layer);
+    const int slot = slot_of(store, layer, use);
     for (int target = 0; target < BW_TARGETS; target++) {
         const int index = bw_target_at(layer, (bw_target)target);
-        out->weight[target] = (bw_weight){slot_weight(store, slot, target), bw_weight_is_dense(store->backward), store->backward};
+        out->weight[target] = (bw_weight){slot_weight(store, slot, target), bw_weight_is_dense(store->use), store->ready[slot]};
         out->sides[target] = &store->sides[index * store->n_folded];
         out->n_sides[target] = store->n_sides[index];
     }

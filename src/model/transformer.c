@@ -260,7 +260,7 @@ static int forward(bw_transformer *t, const bw_batch *batch, bool all)
     for (int layer = 0; layer <= last; layer++) {
         bw_layer weights;
         /* After the last layer the backward pass begins with the two that the slots still hold. */
-        BW_TRY(bw_store_acquire(t->store, layer, layer < last ? layer + 1 : t->training ? last - 1 : 0, &weights));
+        BW_TRY(bw_store_acquire(t->store, layer, layer < last ? layer + 1 : t->training ? last - 1 : 0, BW_FORWARD, &weights));
         const double start = bw_now();
         layer_forward(t, batch, &weights, layer, all);
         bw_timeline_add("forward", layer, start, bw_now());
@@ -301,7 +301,7 @@ static int backward(bw_transformer *t, const bw_batch *batch, const bw_pass *pas
     double flops = bw_gemm_flops();
     for (int layer = t->spec->n_layer - 1; layer >= t->lowest; layer--) {
         bw_layer weights;
-        BW_TRY(bw_store_acquire(t->store, layer, layer > t->lowest ? layer - 1 : 0, &weights));
+        BW_TRY(bw_store_acquire(t->store, layer, layer > t->lowest ? layer - 1 : 0, t->recompute ? BW_BOTH : BW_BACKWARD, &weights));
         const double start = bw_now();
         if (t->recompute)
             layer_forward(t, batch, &weights, layer, false);

@@ -137,9 +137,9 @@ double bw_gemm_flops(void)
 
 /* ---- frozen weights ------------------------------------------------------------------------------------------------- */
 
-bool bw_weight_is_dense(bool backward)
+bool bw_weight_is_dense(bw_use use)
 {
-    return !chosen->pack || (backward && chosen->forward_only);
+    return !chosen->pack || ((use & BW_BACKWARD) && chosen->forward_only);
 }
 
 const char *bw_weight_type(void)
@@ -147,9 +147,9 @@ const char *bw_weight_type(void)
     return chosen->weight_type;
 }
 
-int64_t bw_weight_bytes(int64_t rows, int64_t cols, bool backward)
+int64_t bw_weight_bytes(int64_t rows, int64_t cols, bw_use use)
 {
-    const int64_t bytes = bw_weight_is_dense(backward) ? rows * cols * (int64_t)sizeof(float) : chosen->weight_bytes(rows, cols, backward);
+    const int64_t bytes = bw_weight_is_dense(use) ? rows * cols * (int64_t)sizeof(float) : chosen->weight_bytes(rows, cols, use);
     return (bytes + LINE - 1) / LINE * LINE;
 }
 
@@ -159,12 +159,12 @@ int64_t bw_weight_ld(int64_t cols)
     return ((cols + BW_READY_UNIT - 1) / BW_READY_UNIT | 1) * BW_READY_UNIT;
 }
 
-void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward)
+void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use)
 {
     if (from.ready && !bw_gemm_is_half())
         refuse("a weight of bf16 is to be packed for products in fp32");
-    if (!bw_weight_is_dense(backward))
-        chosen->pack(weight, from, rows, cols, backward);
+    if (!bw_weight_is_dense(use))
+        chosen->pack(weight, from, rows, cols, use);
     else
         for (int64_t i = 0; i < rows; i++)
             memcpy((float *)weight + i * cols, from.x + i * from.ld, (size_t)cols * sizeof *from.x);
@@ -174,8 +174,8 @@ void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, b
 {
     bw_gemm_call call = {.m = m, .n = n, .k = k, .alpha = 1, .beta = beta, .a = a.x, .lda = a.ld, .c = c, .ldc = ldc, .trans_b = trans};
     call.ready_a = a.ready;
-    if (!trans && !weight.backward)
-        refuse("a weight prepared for the forward product is asked for that of the backward pass");
+    if (!(weight.use & (trans ? BW_FORWARD : BW_BACKWARD)))
+        refuse("a weight prepared for the product of one direction is asked for that of the other");
     if (weight.dense)
         call.b = weight.data;
     else

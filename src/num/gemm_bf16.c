@@ -92,15 +92,15 @@ static void multiply(const bw_gemm_call *call)
 }
 
 /* One copy serves both directions. */
-static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
+static int64_t weight_bytes(int64_t rows, int64_t cols, bw_use use)
 {
-    (void)backward;
+    (void)use;
     return rows * cols * (int64_t)sizeof(uint16_t);
 }
 
-static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward)
+static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use)
 {
-    (void)backward;
+    (void)use;
     uint16_t *half = weight;
     const uint16_t *ready = from.ready;
 #pragma omp parallel for schedule(static) num_threads(thread_count)

@@ -81,15 +81,15 @@ static void multiply(const bw_gemm_call *call)
 
 /* ---- frozen weights, forward only ------------------------------------------------------------------------------------ */
 
-static int64_t weight_bytes(int64_t rows, int64_t cols, bool backward)
+static int64_t weight_bytes(int64_t rows, int64_t cols, bw_use use)
 {
-    (void)backward;
+    (void)use;
     return bw_onednn_weight_bytes(cols, rows);
 }
 
-static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bool backward)
+static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use)
 {
-    (void)backward;
+    (void)use;
     bw_onednn_pack(weight, from.x, cols, rows, from.ld, true);
 }
 

@@ -386,11 +386,12 @@ static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
     for (int i = 0; i < M * N; i++)
         c[i] = (float)(i % 11);
     const int64_t rows = trans_b ? N : K, cols = trans_b ? K : N;
-    void *weight = packed ? bw_calloc(backend->weight_bytes(rows, cols, !trans_b), 1, "matrix products") : NULL;
+    const bw_use use = trans_b ? BW_FORWARD : BW_BOTH;
+    void *weight = packed ? bw_calloc(backend->weight_bytes(rows, cols, use), 1, "matrix products") : NULL;
     if (packed && !weight)
         return false;
     if (packed)
-        backend->pack(weight, bw_operand_of(b, cols), rows, cols, !trans_b);
+        backend->pack(weight, bw_operand_of(b, cols), rows, cols, use);
     bw_gemm_call call = {.m = M, .n = N, .k = K, .alpha = 1, .beta = 1, .a = a, .b = b, .weight = weight, .c = c, .lda = K, .ldb = cols, .ldc = N};
     call.trans_b = trans_b;
     backend->multiply(&call);

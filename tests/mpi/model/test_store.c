@@ -42,7 +42,7 @@ static void check_layer(bw_store *store, int layer, int next, const variant *var
     const bw_spec *spec = bw_source_spec(source);
     float want[MOST];
     bw_layer lent;
-    CHECK_OK(bw_store_acquire(store, layer, next, &lent));
+    CHECK_OK(bw_store_acquire(store, layer, next, BW_BOTH, &lent));
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);

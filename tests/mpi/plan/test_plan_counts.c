@@ -17,10 +17,10 @@ static const bw_tiny tiny = {.n_layer = 5,
                              .dtype = BW_BF16,
                              .architecture = "LlamaForCausalLM"};
 
-static void visit(bw_store *store, int layer, int next)
+static void visit(bw_store *store, int layer, int next, bw_use use)
 {
     bw_layer lent;
-    CHECK_OK(bw_store_acquire(store, layer, next, &lent));
+    CHECK_OK(bw_store_acquire(store, layer, next, use, &lent));
     CHECK_OK(bw_store_release(store, layer));
 }
 
@@ -29,9 +29,9 @@ static void walk(bw_store *store)
 {
     const int last = tiny.n_layer - 1;
     for (int layer = 0; layer <= last; layer++)
-        visit(store, layer, layer < last ? layer + 1 : last - 1);
+        visit(store, layer, layer < last ? layer + 1 : last - 1, BW_FORWARD);
     for (int layer = last; layer >= 0; layer--)
-        visit(store, layer, layer > 0 ? layer - 1 : 0);
+        visit(store, layer, layer > 0 ? layer - 1 : 0, BW_BACKWARD);
 }
 
 static void check_gathered(const bw_grid *grid, bw_store *store, const bw_layout *layout, const bw_adapter *adapter)

@@ -104,10 +104,10 @@ static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap,
         for (int64_t j = 0; j < p->n; j++)
             c[i * ldc + j] = NAN; /* beta 0 does not read c */
     if (packed) {
-        const bool backward = !p->trans_b; /* the forward product alone needs less */
-        call.weight = weight = bw_calloc(backend->weight_bytes(rows, cols, backward), 1, "test");
+        const bw_use use = p->trans_b ? BW_FORWARD : BW_BOTH; /* the forward product alone needs less */
+        call.weight = weight = bw_calloc(backend->weight_bytes(rows, cols, use), 1, "test");
         assert_non_null(weight);
-        backend->pack(weight, bw_operand_of(b, cols), rows, cols, backward);
+        backend->pack(weight, bw_operand_of(b, cols), rows, cols, use);
         call.b = NULL;
     }
     backend->multiply(&call);
@@ -225,7 +225,7 @@ static void check_threads(const bw_gemm_backend *library, bw_gemm_call call, con
         omp_set_num_threads(thread_counts[t]);
         assert_int_equal(library->start(thread_counts[t]), BW_OK);
         if (call.weight)
-            library->pack((void *)call.weight, bw_operand_of(call.b, call.k), call.n, call.k, false);
+            library->pack((void *)call.weight, bw_operand_of(call.b, call.k), call.n, call.k, BW_FORWARD);
         memcpy(call.c, before, bytes);
         library->multiply(&call);
         if (memcmp(one, call.c, bytes) != 0)
@@ -270,10 +270,10 @@ static void same_bits_of_a_row_for_any_number_of_rows_and_threads(void **state)
             continue;
         float *a = random_floats(MOST * K, 1), *w = random_floats(N * K, 2), *before = random_floats(MOST * N, 3);
         float *all_rows = zeros(MOST * N), *c = zeros(MOST * N);
-        void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, false), 1, "test");
+        void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, BW_FORWARD), 1, "test");
         for (int beta = 0; beta < 2; beta++) { /* written, and added to the residual stream */
             bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true, NULL, NULL};
-            libraries[which]->pack(weight, bw_operand_of(w, K), N, K, false);
+            libraries[which]->pack(weight, bw_operand_of(w, K), N, K, BW_FORWARD);
             memcpy(all_rows, before, MOST * N * sizeof *all_rows);
             libraries[which]->multiply(&call);
             call.c = c;
@@ -304,20 +304,20 @@ static void precision_takes_the_best_that_is_here(void **state)
     assert_int_equal(bw_gemm_start("auto", 1), BW_OK);
     printf("auto: %s\n", bw_gemm_describe());
     assert_string_equal(bw_gemm_precision(), half ? "bf16" : "fp32");
-    assert_true(bw_gemm_is_half() == half && bw_weight_is_dense(true) == !half);
+    assert_true(bw_gemm_is_half() == half && bw_weight_is_dense(BW_BOTH) == !half);
     if (!half)
         assert_non_null(strstr(bw_gemm_describe(), "; not oneDNN in bf16: ")); /* why it is not the faster one */
     assert_int_equal(bw_gemm_start("bf16", 1), BW_OK);
     printf("bf16: %s\n", bw_gemm_describe());
     assert_string_equal(bw_gemm_precision(), "bf16");
-    assert_false(bw_weight_is_dense(true) || bw_weight_is_dense(false));
+    assert_false(bw_weight_is_dense(BW_BOTH) || bw_weight_is_dense(BW_FORWARD));
     if (!half)
         assert_non_null(strstr(bw_gemm_describe(), "no speed gained"));
     assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
     printf("fp32: %s\n", bw_gemm_describe());
     assert_string_equal(bw_gemm_precision(), "fp32");
-    assert_true(bw_weight_is_dense(true) && bw_weight_bytes(3, 5, true) == 64);
-    assert_true(bw_weight_is_dense(false) == !full);
+    assert_true(bw_weight_is_dense(BW_BOTH) && bw_weight_bytes(3, 5, BW_BOTH) == 64);
+    assert_true(bw_weight_is_dense(BW_FORWARD) == !full);
     assert_true((strstr(bw_gemm_describe(), "; not oneDNN in fp32: ") == NULL) == full);
 }
 
@@ -346,13 +346,14 @@ static void weights_multiply_as_matrices_do(void **state)
     static const char *const precisions[] = {"fp32", "bf16"};
     for (int which = 0; which < 4; which++) {
         const bool backward = which / 2;
+        const bw_use use = backward ? BW_BOTH : BW_FORWARD;
         assert_int_equal(bw_gemm_start(precisions[which % 2], 1), BW_OK);
-        const bool exact = bw_weight_is_dense(backward);
+        const bool exact = bw_weight_is_dense(use);
         float *x = random_floats(T * IN, 1), *w = random_floats(OUT * IN, 2), *dy = random_floats(T * OUT, 3);
         float *y = zeros(T * OUT), *y2 = zeros(T * OUT), *dx = zeros(T * IN), *dx2 = zeros(T * IN);
-        void *weight = bw_calloc(bw_weight_bytes(OUT, IN, backward), 1, "test");
-        const bw_weight prepared = {weight, exact, backward};
-        bw_weight_pack(weight, bw_operand_of(w, IN), OUT, IN, backward);
+        void *weight = bw_calloc(bw_weight_bytes(OUT, IN, use), 1, "test");
+        const bw_weight prepared = {weight, exact, use};
+        bw_weight_pack(weight, bw_operand_of(w, IN), OUT, IN, use);
         bw_gemm(false, true, T, OUT, IN, 1, bw_operand_of(x, IN), bw_operand_of(w, IN), 0, y, OUT);
         bw_gemm(false, false, T, IN, OUT, 1, bw_operand_of(dy, OUT), bw_operand_of(w, IN), 0, dx, IN);
         const double before = bw_gemm_flops();
