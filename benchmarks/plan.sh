@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Holds `breakwater plan` against real runs: three models with random weights, one and two ranks, resident and streamed.
 # usage: plan.sh memory|time|cpu TOKENIZER_FOLDER MACHINE.yaml [FOLDER]      BREAKWATER=program PYTHON=python3 with numpy  MPIRUN="mpirun ..." SIZES="small medium large" STEPS=6 PRECISION=fp32|bf16
-# memory: every byte a run counts (report.txt: all ranks), against the plan's. time: the median step after the first, wants an idle machine.
-# cpu: where none is to be had, the processor seconds of a step on one rank (a run of STEPS less one of a step), which other work lengthens less.
+# memory: every byte a run counts (report.txt: all ranks), against the plan's. time: seconds of a thousand tokens, after the first step; wants an idle
+# machine. cpu: where none is to be had, the same in processor seconds on one rank (a run of STEPS less one of a step), which other work lengthens less.
 set -euo pipefail
 what=${1:?memory, time or cpu} tokenizer=${2:?a model folder with a tokenizer} machine=${3:?machine file} work=${4:-$(mktemp -d)}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -33,7 +33,9 @@ field() { awk -F, -v name="$2" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == na
 
 # Bytes that all ranks counted at their peaks, from the table after "memory, bytes at peak".
 counted() { awk '/^memory of rank/ { inside = 0 } inside { sum += $NF } /^memory, bytes at peak/ { inside = 1 } END { print sum }' "$1"; }
-median_step() { sed -n 's/.*"seconds": \([0-9.]*\).*/\1/p' "$1" | tail -n +2 | sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
+# Of the steps after the first, which have other tokens than the steps that the plan takes the mean of.
+tokens() { sed -n 's/.*"tokens": \([0-9]*\),.*/\1/p' "$1" | tail -n +2 | awk '{ sum += $1 } END { print sum }'; }
+seconds() { sed -n 's/.*"seconds": \([0-9.]*\),.*/\1/p' "$1" | tail -n +2 | awk '{ sum += $1 } END { print sum }'; }
 
 # user_seconds COMMAND...: processor seconds, system included.
 user_seconds() {
@@ -65,9 +67,11 @@ for size in $sizes; do
       quietly "$breakwater" plan --stage user --model "$model" --machine "$machine" $common --micro-batches 4 --weights "$weights" --steps "$steps" \
         --grid auto --replicas 1 --ranks "$ranks" --csv "$work/plan.csv"
       if [ "$what" = time ]; then
-        planned=$(field "$work/plan.csv" step_s) real=$(median_step "$out/metrics.jsonl")
+        planned=$(field "$work/plan.csv" tokens_per_s | awk '{ print 1000 / $1 }')
+        real=$(awk -v s="$(seconds "$out/metrics.jsonl")" -v t="$(tokens "$out/metrics.jsonl")" 'BEGIN { print 1000 * s / t }')
       elif [ "$what" = cpu ]; then
-        planned=$(field "$work/plan.csv" step_s) real=$(awk -v s="$short" -v l="$long" -v n="$steps" 'BEGIN { print (l - s) / (n - 1) }')
+        planned=$(field "$work/plan.csv" tokens_per_s | awk '{ print 1000 / $1 }')
+        real=$(awk -v s="$short" -v l="$long" -v t="$(tokens "$out/metrics.jsonl")" 'BEGIN { print 1000 * (l - s) / t }')
       else
         planned=$(awk -v all="$(field "$work/plan.csv" node_bytes)" -v program="$(field "$work/plan.csv" program)" -v ranks="$ranks" \
           'BEGIN { print all - program * ranks }')

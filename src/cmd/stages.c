@@ -13,6 +13,20 @@ static int find(const bw_pipeline *pipeline, const char *name, size_t length)
     return -1;
 }
 
+static int refuse_name(const bw_pipeline *pipeline, const char *name, size_t length)
+{
+    const char *names[BW_MAX_STAGES];
+    bw_text wanted = {0};
+    for (int i = 0; i < pipeline->count; i++)
+        names[i] = pipeline->stages[i].name;
+    BW_TRY(bw_text_addf(&wanted, "%.*s", (int)length, name));
+    const char *near = bw_nearest(wanted.data, names, pipeline->count);
+    const int status = bw_fail(BW_USAGE, "--only: no stage is named '%s'%s%s%s (--show stages lists them)", wanted.data, near ? "; did you mean '" : "",
+                               near ? near : "", near ? "'?" : "");
+    bw_text_free(&wanted);
+    return status;
+}
+
 int bw_stages_select(const bw_pipeline *pipeline, const char *only, bool *selected)
 {
     for (int i = 0; i < pipeline->count; i++)
@@ -21,7 +35,7 @@ int bw_stages_select(const bw_pipeline *pipeline, const char *only, bool *select
         size_t length = strcspn(at, ",");
         int stage = find(pipeline, at, length);
         if (stage < 0)
-            return bw_fail(BW_USAGE, "--only: no stage is named '%.*s' (--show stages lists them)", (int)length, at);
+            return refuse_name(pipeline, at, length);
         selected[stage] = true;
     }
     return BW_OK;

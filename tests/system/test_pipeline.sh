@@ -136,6 +136,7 @@ run 1 run job.yaml --output some --only eval-qr
 [ -s some/eval-qr/summary.json ] && [ ! -e some/eval-sft ] && [ ! -e some/report.txt ] || fail "--only runs other stages, too"
 expect_fail 66 "job\.yaml: stage 'user' needs never/base/model of stage 'base', which is not done: run 'base' first" 2 run job.yaml --output never --only user
 expect_fail 64 "--only: no stage is named 'evil'" 2 run job.yaml --output some --only eval-qr,evil
+expect_fail 64 "did you mean 'eval-qr'?" 2 run job.yaml --output some --only eval-rq
 run 0 run job.yaml --output some --show stages
 printf '%s\n' "customer command stage state" "0 train align done" "0 merge base done" "0 train buffer done" "0 train reinforce done" "1 train user done" \
   "2 train sft done" "1 merge naive done" "1 merge qr done" "2 eval eval-sft open" "1 eval eval-qr done" >expected
