@@ -74,8 +74,9 @@ void bw_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void *bw_calloc(int64_t count, size_t size, const char *purpose); /* NULL: out of memory, message recorded; count 0 gives a valid pointer */
 void bw_free(void *pointer);                                      /* only for bw_calloc; NULL is fine */
 #define BW_NEW(pointer, count, purpose) (((pointer) = bw_calloc((int64_t)(count), sizeof *(pointer), (purpose))) ? BW_OK : BW_SYSTEM)
-/* Zero memory that came from elsewhere and that nobody has touched yet, on all threads: its pages come in one call, which takes a third less time than
- * a fault for each, and, where nodes have parts of their own, near the thread that works on them. bw_calloc brings the pages in this way, too. */
+/* Zero memory that came from elsewhere and that nobody has touched yet, on all threads: its pages come in one call, which takes a third less time
+ * than a fault for each, and, where nodes have parts of their own, near the thread that works on them. bw_calloc brings the pages in this way, too.
+ */
 void bw_mem_clear(void *start, int64_t bytes);
 void bw_mem_note(const char *purpose, int64_t bytes); /* count memory that came from elsewhere (shared windows): + or - */
 int64_t bw_mem_now(void);

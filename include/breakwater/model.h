@@ -132,8 +132,9 @@ typedef struct bw_store bw_store;
 int bw_store_open(bw_store **out, const bw_grid *grid, const bw_source *source, const bw_config *config, bool backward,
                   const bw_adapter *const *folded, const double *factors, int n_folded);
 void bw_store_close(bw_store **store);
-/* Lend a layer for the products of `use`. `next` (or -1) is the layer that will be asked for next, fetched meanwhile where weights are streamed. Collective on world when
- * streamed (bw_store_streams), local when resident. At most one layer is lent at a time. */
+/* Lend a layer for the products of `use`, which the store was opened for (the weights may serve more). `next` (or -1) is the layer that will be asked
+ * for next, for the same use; it is fetched meanwhile where weights are streamed. Collective on world when streamed (bw_store_streams), local when
+ * resident. At most one layer is lent at a time. */
 int bw_store_acquire(bw_store *store, int layer, int next, bw_use use, bw_layer *out);
 int bw_store_release(bw_store *store, int layer);
 bool bw_store_streams(const bw_store *store);

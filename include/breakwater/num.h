@@ -49,10 +49,16 @@ typedef struct bw_weight {
 bool bw_weight_is_dense(bw_use use);
 const char *bw_weight_type(void); /* "f32" or "bf16" */
 int64_t bw_weight_bytes(int64_t rows, int64_t cols, bw_use use);
-/* From rows of `ld` entries: fp32 in from.x, or bf16 in from.ready, for products in bf16 alone. Fastest where ld is bw_weight_ld(cols), so that rows
- * begin in different sets of a cache. Where there is room for both uses they can be packed one at a time. */
+/* What it is packed from: rows of fp32 or, for products in bf16, of bf16. Fastest where ld is bw_weight_ld(cols): rows then begin in different sets
+ * of a cache. A weight that is packed for both uses (not bw_weight_is_dense(BW_BOTH)) may be packed for one at a time. */
+typedef struct bw_unpacked {
+    const float *full;
+    const uint16_t *half; /* instead */
+    int64_t ld;
+} bw_unpacked;
 int64_t bw_weight_ld(int64_t cols);
-void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use);
+int64_t bw_weight_entry_bytes(void); /* of the rows that need no rounding: 2 where products are in bf16, else 4 */
+void bw_weight_pack(void *weight, bw_unpacked from, int64_t rows, int64_t cols, bw_use use);
 /* C[m,n] = A[m,k] op(W) + beta * C with W prepared, A dense, C with leading dimension ldc: a layer's forward product with W^T (W is n x k), or dX
  * with W (k x n). */
 void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, bw_weight weight, float beta, float *c, int64_t ldc);

@@ -115,7 +115,8 @@ int bw_matrix_visit_on_threads(const bw_matrix *matrix, int share, int shares, b
 /* A visited block (leading dimension: the piece's ld), to and from dense rows: out[r*ld + c] = block[r + c*block_ld] as fp32, and
  * block[r + c*block_ld] = in[r*ld + c] in the piece's type, rounded once. Between fp32 the bits stay. Pure. */
 void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols);
-void bw_block_to_half(uint16_t *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols); /* bf16 */
+/* To rows of bf16: rounded to nearest even, a float64 to fp32 before that. */
+void bw_block_to_half(uint16_t *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols);
 void bw_block_from_dense(void *block, bw_piece_type type, int64_t block_ld, const float *in, int64_t ld, int64_t rows, int64_t cols);
 /* Fill from / copy to a dense row-major fp32 array that every rank holds whole. Local. */
 void bw_matrix_from_dense(bw_matrix *matrix, const float *dense, int64_t ld);

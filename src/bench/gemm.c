@@ -64,7 +64,7 @@ static int product_create(product *p)
         return BW_OK;
     p->weight = bw_calloc(bw_weight_bytes(rows, cols, p->use), 1, "bench");
     if (p->weight)
-        bw_weight_pack(p->weight, bw_operand_of(p->b, cols), rows, cols, p->use);
+        bw_weight_pack(p->weight, (bw_unpacked){.full = p->b, .ld = cols}, rows, cols, p->use);
     return p->weight ? BW_OK : BW_SYSTEM;
 }
 

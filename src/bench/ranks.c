@@ -15,7 +15,7 @@ typedef struct gathering {
     bw_shared dense;
     bw_matrix pieces[BW_TARGETS];
     bw_gather_item items[BW_TARGETS];
-    double bytes; /* of the layer: read from pieces, and written as fp32 */
+    double bytes; /* of the layer: read from pieces, and written in the type that products take */
 } gathering;
 
 static const struct {
@@ -52,12 +52,6 @@ static int fill_block(void *context, const bw_matrix *piece, int64_t i, int64_t 
     return status;
 }
 
-/* A layer is gathered in the type that its products take. */
-static int64_t entry_bytes(void)
-{
-    return bw_gemm_is_half() ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
-}
-
 static int create_pieces(gathering *g)
 {
     const int block = (int)g->bench->config->block;
@@ -68,7 +62,7 @@ static int create_pieces(gathering *g)
         filling f = {g->bench, (bw_target)target};
         BW_TRY(bw_matrix_create(&g->pieces[target], g->bench->grid, types[type].piece, out, in, block, block, "bench"));
         BW_TRY(bw_matrix_visit(&g->pieces[target], fill_block, &f));
-        g->bytes += (double)(out * in) * (double)(types[type].bytes + entry_bytes());
+        g->bytes += (double)(out * in) * (double)(types[type].bytes + bw_weight_entry_bytes());
     }
     return BW_OK;
 }
@@ -79,14 +73,14 @@ static int gathering_create(gathering *g, bw_bench *bench)
     *g = (gathering){.bench = bench};
     BW_TRY(bw_agree(bench->grid, create_pieces(g)));
     for (int target = 0; target < BW_TARGETS; target++)
-        entries += g->pieces[target].layout.m * g->pieces[target].layout.n;
-    BW_TRY(bw_agree(bench->grid, bw_shared_create(bench->grid, &g->dense, entries * entry_bytes(), "bench")));
+        entries += g->pieces[target].layout.m * bw_weight_ld(g->pieces[target].layout.n);
+    BW_TRY(bw_agree(bench->grid, bw_shared_create(bench->grid, &g->dense, entries * bw_weight_entry_bytes(), "bench")));
     BW_TRY(bw_gather_create(&g->gather, bench->grid));
     char *at = g->dense.base;
     for (int target = 0; target < BW_TARGETS; target++) {
         const bw_bcyc *l = &g->pieces[target].layout;
-        g->items[target] = (bw_gather_item){.piece = &g->pieces[target], .dense = at, .ld = l->n, .half = bw_gemm_is_half()};
-        at += l->m * l->n * entry_bytes();
+        g->items[target] = (bw_gather_item){.piece = &g->pieces[target], .dense = at, .ld = bw_weight_ld(l->n), .half = bw_gemm_is_half()};
+        at += l->m * bw_weight_ld(l->n) * bw_weight_entry_bytes();
     }
     return BW_OK;
 }
@@ -125,7 +119,8 @@ static int check_gather(const gathering *g, double *residual)
         for (int64_t i = 0; status == BW_OK && i < m; i++) {
             status = bw_source_read(g->bench->source, 0, (bw_target)target, i, 1, 0, n, row, n);
             for (int64_t j = 0; status == BW_OK && j < n; j++)
-                *residual = fmax(*residual, fabs(gathered(item, i * n + j) - (double)(item->half ? bw_from_bf16(bw_to_bf16(row[j])) : row[j])));
+                *residual =
+                    fmax(*residual, fabs(gathered(item, i * item->ld + j) - (double)(item->half ? bw_from_bf16(bw_to_bf16(row[j])) : row[j])));
         }
         bw_free(row);
         BW_TRY(status);

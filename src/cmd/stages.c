@@ -21,8 +21,8 @@ static int refuse_name(const bw_pipeline *pipeline, const char *name, size_t len
         names[i] = pipeline->stages[i].name;
     BW_TRY(bw_text_addf(&wanted, "%.*s", (int)length, name));
     const char *near = bw_nearest(wanted.data, names, pipeline->count);
-    const int status = bw_fail(BW_USAGE, "--only: no stage is named '%s'%s%s%s (--show stages lists them)", wanted.data, near ? "; did you mean '" : "",
-                               near ? near : "", near ? "'?" : "");
+    const int status = bw_fail(BW_USAGE, "--only: no stage is named '%s'%s%s%s (--show stages lists them)", wanted.data,
+                               near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     bw_text_free(&wanted);
     return status;
 }

@@ -40,8 +40,8 @@ int bw_head_create(bw_head *head, const bw_grid *grid, const bw_store *store)
                   bytes = part_offset(spec, last) + bw_weight_bytes(part_rows(spec, last), spec->d_model, BW_FORWARD) + BW_LINE;
     BW_TRY(bw_agree(grid, bw_shared_create(grid, &head->packed, bytes, "weights, packed head")));
     for (int64_t first = grid->node_rank * PART; first < spec->vocab; first += (int64_t)grid->node_size * PART)
-        bw_weight_pack(packed_part(head, first), bw_operand_of(bw_store_head(store) + first * spec->d_model, spec->d_model), part_rows(spec, first),
-                       spec->d_model, BW_FORWARD);
+        bw_weight_pack(packed_part(head, first), (bw_unpacked){.full = bw_store_head(store) + first * spec->d_model, .ld = spec->d_model},
+                       part_rows(spec, first), spec->d_model, BW_FORWARD);
     return bw_node_sync(grid);
 }
 

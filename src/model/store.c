@@ -26,7 +26,7 @@ struct bw_store {
     const bw_source *source; /* used while opening only */
     bw_spec spec;
     bw_matrix *pieces; /* [layer * BW_TARGETS + target] */
-    bw_use use;        /* of its weights */
+    bw_use use;        /* what its weights are lent for */
     bool streams;
     char describe[256];
 
@@ -195,15 +195,10 @@ bool bw_store_folds(void)
     return !bw_gemm_is_half();
 }
 
-/* Rows of a dense layer that is packed, or of one that is a slot. */
+/* From a row of a gathered layer to the next: a slot has them side by side, what is packed as packing likes them. */
 static int64_t dense_ld(int64_t cols, bw_use use)
 {
     return bw_weight_is_dense(use) ? cols : bw_weight_ld(cols);
-}
-
-static int64_t dense_entry_bytes(void)
-{
-    return bw_gemm_is_half() ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
 }
 
 /* Bytes of a layer, ready for its products or dense, and where in it each target begins. */
@@ -214,7 +209,7 @@ static int64_t lay_out(const bw_spec *spec, bool dense, bw_use use, int64_t offs
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
         offset[target] = bytes;
-        const int64_t gathered = out * dense_ld(in, use) * dense_entry_bytes();
+        const int64_t gathered = out * dense_ld(in, use) * bw_weight_entry_bytes();
         bytes += dense ? (gathered + BW_LINE - 1) / BW_LINE * BW_LINE : bw_weight_bytes(out, in, use);
     }
     return bytes;
@@ -395,7 +390,8 @@ static int gather_folded(bw_store *store)
 }
 
 /* ---- gathering a layer -------------------------------------------------------------------------------------------- */
-/* A streamed layer is packed for the pass that asks for it, but those that a slot still holds when the pass turns, for both. */
+/* A streamed layer is packed for the pass that asks for it, but those that a slot still holds when the pass turns, for both. A slot that is the dense
+ * layer serves both anyway. */
 static bw_use pack_for(const bw_store *store, int layer, bw_use asked)
 {
     const bool turns = layer < SLOTS_STREAMED || layer >= store->spec.n_layer - SLOTS_STREAMED;
@@ -445,9 +441,11 @@ static int pack(bw_store *store)
         int64_t out, in;
         bw_spec_shape(&store->spec, (bw_target)target, &out, &in);
         void *dense = dense_weight(store, store->arrives, target);
-        bw_operand from = bw_operand_of(dense, dense_ld(in, store->use));
+        bw_unpacked from = {.ld = dense_ld(in, store->use)};
         if (bw_gemm_is_half())
-            from = (bw_operand){.ready = dense, .ld = from.ld};
+            from.half = dense;
+        else
+            from.full = dense;
         bw_weight_pack(slot_weight(store, store->arrives, target), from, out, in, store->arriving);
     }
     BW_TRY(bw_node_sync(store->grid));

@@ -5,9 +5,6 @@
 #include "num/gemm.h"
 #include <stddef.h>
 
-enum { QUERIES = BW_QUERIES };
-typedef bw_block_of_queries block;
-
 /* ---- packed sequences: what all blocks read ------------------------------------------------------------------------ */
 
 bool bw_attention_is_half(void)
@@ -75,10 +72,10 @@ bw_packed bw_packed_of(const bw_attention *shape, const float *k, const float *v
 static bool find_block(const int32_t *offsets, int n_seq, int64_t index, int *sequence, int64_t *first_query)
 {
     for (int i = 0; i < n_seq; i++) {
-        int64_t blocks = (offsets[i + 1] - offsets[i] + QUERIES - 1) / QUERIES;
+        int64_t blocks = (offsets[i + 1] - offsets[i] + BW_QUERIES - 1) / BW_QUERIES;
         if (index < blocks) {
             *sequence = i;
-            *first_query = index * QUERIES;
+            *first_query = index * BW_QUERIES;
             return true;
         }
         index -= blocks;
@@ -90,7 +87,7 @@ static int64_t count_blocks(const int32_t *offsets, int n_seq)
 {
     int64_t blocks = 0;
     for (int i = 0; i < n_seq; i++)
-        blocks += (offsets[i + 1] - offsets[i] + QUERIES - 1) / QUERIES;
+        blocks += (offsets[i + 1] - offsets[i] + BW_QUERIES - 1) / BW_QUERIES;
     return blocks;
 }
 
@@ -108,7 +105,7 @@ static void forward_piece(const bw_packed *p, int64_t index, int kv_head, int me
         return;
     const int64_t left = p->offsets[sequence + 1] - p->offsets[sequence] - first, row = p->offsets[sequence] + first;
     const int64_t head = (int64_t)kv_head * bw_group(p->shape) + member, at = row * ldq + head * p->shape->head_dim;
-    const block b = bw_block_of(p->shape, p->pairs != NULL, first, left < QUERIES ? left : QUERIES, bw_heads_from(p->shape, member));
+    const bw_queries b = bw_queries_of(p->shape, p->pairs != NULL, first, left < BW_QUERIES ? left : BW_QUERIES, bw_heads_from(p->shape, member));
     const bw_keys keys = bw_packed_keys(p, sequence, kv_head);
     bw_attention_block(&b, out + at, ldq, lse + head * p->T + row, p->T, q + at, ldq, &keys);
 }

@@ -25,14 +25,14 @@ static inline int64_t bw_oldest_key(const bw_attention *shape, int64_t query)
 
 /* `count` rows of `heads` heads that share keys. Row i sees keys up to first_query + i, less what lies before its window; first_key is rounded down
  * to a unit, with which a span of a cache has to begin, and what is too old is masked. */
-typedef struct bw_block_of_queries {
+typedef struct bw_queries {
     const bw_attention *shape;
     bool half; /* products are of bf16 pairs (num/pairs.h) */
     int64_t first_query, count, first_key, last_key;
     int heads;
     int64_t width; /* columns: BW_QUERIES a head */
-} bw_block_of_queries;
-bw_block_of_queries bw_block_of(const bw_attention *shape, bool half, int64_t first_query, int64_t count, int heads);
+} bw_queries;
+bw_queries bw_queries_of(const bw_attention *shape, bool half, int64_t first_query, int64_t count, int heads);
 int bw_heads_from(const bw_attention *shape, int member); /* heads of a block whose first is head `member` of its group */
 
 /* Keys and values of one head of a sequence, from its first key on, as products read them: along rows where they sum over the head, along columns
@@ -45,20 +45,19 @@ typedef struct bw_keys {
 } bw_keys;
 
 /* out, q: the block's first row, at its first head's first column; lse: NULL, or of each row, heads T apart. Runs on the calling thread. */
-void bw_attention_block(const bw_block_of_queries *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq,
-                        const bw_keys *keys);
+void bw_attention_block(const bw_queries *b, float *out, int64_t ldo, float *lse, int64_t T, const float *q, int64_t ldq, const bw_keys *keys);
 
 /* Its parts, for the backward pass. Rows of q or dout, heads beside one another, for products that sum over the head: to[c][h, i] = from[i][h, c];
  * past the last row are zeros. */
-void bw_block_turn_in(const bw_block_of_queries *b, float *to, const float *from, int64_t ld);
-void bw_block_turn_out(const bw_block_of_queries *b, float *to, int64_t ld, const float *from);
+void bw_queries_turn_in(const bw_queries *b, float *to, const float *from, int64_t ld);
+void bw_queries_turn_out(const bw_queries *b, float *to, int64_t ld, const float *from);
 /* scores[key][head, query] of some keys, rows of k: entry (key, c) at k[key * row + c * column]. */
-void bw_block_score(const bw_block_of_queries *b, float *scores, const float *queries, float scale, const float *k, int64_t row, int64_t column,
-                    int64_t keys);
+void bw_queries_score(const bw_queries *b, float *scores, const float *queries, float scale, const float *k, int64_t row, int64_t column,
+                      int64_t keys);
 /* Of one head, BW_QUERIES columns: scores are capped, and those that are not seen are given the lowest value. */
-void bw_block_cap_and_mask(const bw_block_of_queries *b, float *scores, int64_t first_key, int64_t keys);
+void bw_queries_cap_and_mask(const bw_queries *b, float *scores, int64_t first_key, int64_t keys);
 /* Scores on the right of a product that sums over keys. memory: for their pairs. */
-const float *bw_block_over_keys(const bw_block_of_queries *b, float *memory, const float *scores, int64_t keys);
+const float *bw_queries_over_keys(const bw_queries *b, float *memory, const float *scores, int64_t keys);
 
 /* Packed sequences: what all blocks read. */
 typedef struct bw_packed {

@@ -102,7 +102,7 @@ static void block_of_group(const bw_attention *shape, bool half, float *out, con
                            const bw_keys *keys)
 {
     for (int member = 0; member < bw_group(shape); member += BW_HEADS) {
-        const bw_block_of_queries b = bw_block_of(shape, half, first, count, bw_heads_from(shape, member));
+        const bw_queries b = bw_queries_of(shape, half, first, count, bw_heads_from(shape, member));
         const int64_t at = (int64_t)member * shape->head_dim;
         bw_attention_block(&b, out + at, ldq, NULL, 0, q + at, ldq, keys);
     }

@@ -1,7 +1,6 @@
 /* The GEMM seam: which backend serves a precision, and how much was multiplied. */
 #include "num/gemm.h"
 #include "breakwater/base.h"
-#include "breakwater/num.h"
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,15 +158,20 @@ int64_t bw_weight_ld(int64_t cols)
     return ((cols + BW_READY_UNIT - 1) / BW_READY_UNIT | 1) * BW_READY_UNIT;
 }
 
-void bw_weight_pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use)
+int64_t bw_weight_entry_bytes(void)
 {
-    if (from.ready && !bw_gemm_is_half())
+    return bw_gemm_is_half() ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
+}
+
+void bw_weight_pack(void *weight, bw_unpacked from, int64_t rows, int64_t cols, bw_use use)
+{
+    if (from.half && !bw_gemm_is_half())
         refuse("a weight of bf16 is to be packed for products in fp32");
     if (!bw_weight_is_dense(use))
         chosen->pack(weight, from, rows, cols, use);
     else
         for (int64_t i = 0; i < rows; i++)
-            memcpy((float *)weight + i * cols, from.x + i * from.ld, (size_t)cols * sizeof *from.x);
+            memcpy((float *)weight + i * cols, from.full + i * from.ld, (size_t)cols * sizeof *from.full);
 }
 
 void bw_gemm_weight(bool trans, int64_t m, int64_t n, int64_t k, bw_operand a, bw_weight weight, float beta, float *c, int64_t ldc)

@@ -30,7 +30,7 @@ typedef struct bw_gemm_backend {
     void (*multiply)(const bw_gemm_call *call);
     /* NULL, both: a frozen weight stays the dense matrix. */
     int64_t (*weight_bytes)(int64_t rows, int64_t cols, bw_use use);
-    void (*pack)(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use);
+    void (*pack)(void *weight, bw_unpacked from, int64_t rows, int64_t cols, bw_use use);
     /* 0 and NULL: an operand is taken as it lies. */
     int64_t entry_bytes;                                                /* of an operand that is ready */
     void (*put)(void *ready, int64_t at, const float *from, int64_t n); /* n entries of it */

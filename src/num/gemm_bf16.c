@@ -98,17 +98,16 @@ static int64_t weight_bytes(int64_t rows, int64_t cols, bw_use use)
     return rows * cols * (int64_t)sizeof(uint16_t);
 }
 
-static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use)
+static void pack(void *weight, bw_unpacked from, int64_t rows, int64_t cols, bw_use use)
 {
     (void)use;
     uint16_t *half = weight;
-    const uint16_t *ready = from.ready;
 #pragma omp parallel for schedule(static) num_threads(thread_count)
     for (int64_t i = 0; i < rows; i++)
-        if (ready)
-            memcpy(half + i * cols, ready + i * from.ld, (size_t)cols * sizeof *half);
+        if (from.half)
+            memcpy(half + i * cols, from.half + i * from.ld, (size_t)cols * sizeof *half);
         else
-            bw_row_narrow(half + i * cols, from.x + i * from.ld, cols);
+            bw_row_narrow(half + i * cols, from.full + i * from.ld, cols);
 }
 
 const bw_gemm_backend bw_gemm_bf16 = {.precision = "bf16",

@@ -169,11 +169,11 @@ static int64_t weight_bytes(int64_t rows, int64_t cols, bw_use use)
     return bw_onednn_weight_bytes(cols, rows) + (use & BW_BACKWARD ? bw_onednn_weight_bytes(rows, cols) : 0);
 }
 
-static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use)
+static void pack(void *weight, bw_unpacked from, int64_t rows, int64_t cols, bw_use use)
 {
-    const operand full = {from.x, from.ld, rows, cols, false};
-    const int64_t ld = from.ready ? from.ld : bw_weight_ld(cols);
-    const void *dense = from.ready ? from.ready : take(&kept.b, &full, rows, ld);
+    const operand full = {from.full, from.ld, rows, cols, false};
+    const int64_t ld = from.half ? from.ld : bw_weight_ld(cols);
+    const void *dense = from.half ? from.half : take(&kept.b, &full, rows, ld);
     if (use & BW_FORWARD)
         bw_onednn_pack(weight, dense, cols, rows, ld, true);
     if (use & BW_BACKWARD)

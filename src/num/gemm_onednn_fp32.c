@@ -87,10 +87,10 @@ static int64_t weight_bytes(int64_t rows, int64_t cols, bw_use use)
     return bw_onednn_weight_bytes(cols, rows);
 }
 
-static void pack(void *weight, bw_operand from, int64_t rows, int64_t cols, bw_use use)
+static void pack(void *weight, bw_unpacked from, int64_t rows, int64_t cols, bw_use use)
 {
     (void)use;
-    bw_onednn_pack(weight, from.x, cols, rows, from.ld, true);
+    bw_onednn_pack(weight, from.full, cols, rows, from.ld, true);
 }
 
 /* ---- start ------------------------------------------------------------------------------------------------------------ */

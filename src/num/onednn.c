@@ -391,7 +391,7 @@ static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
     if (packed && !weight)
         return false;
     if (packed)
-        backend->pack(weight, bw_operand_of(b, cols), rows, cols, use);
+        backend->pack(weight, (bw_unpacked){.full = b, .ld = cols}, rows, cols, use);
     bw_gemm_call call = {.m = M, .n = N, .k = K, .alpha = 1, .beta = 1, .a = a, .b = b, .weight = weight, .c = c, .lda = K, .ldb = cols, .ldc = N};
     call.trans_b = trans_b;
     backend->multiply(&call);

@@ -1,5 +1,5 @@
-/* blocks.c - a block of a piece, which is column-major, from and to dense rows of fp32. Tiles of sixteen by sixteen, whose lines are all in L1
- * while they are turned, four by four in registers: entry by entry it takes four times as long. */
+/* blocks.c - a block of a piece, which is column-major, from and to dense rows of fp32, and to those of bf16. Tiles of sixteen by sixteen, whose
+ * lines are all in L1 while they are turned, four by four in registers: entry by entry it takes four times as long. */
 #include "base/half.h"
 #include "base/hot.h"
 #include "par/pieces.h"
@@ -69,10 +69,10 @@ typedef uint16_t eight __attribute__((vector_size(EIGHT * sizeof(uint16_t))));
 #define HIGH_64(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
 
 /* Pairs of columns of four rows. */
-BW_INLINE void interleave(eight pairs[4], const uint16_t *in, int64_t in_ld)
+BW_INLINE void interleave(eight pairs[FOUR], const uint16_t *in, int64_t in_ld)
 {
-    eight row[4];
-    for (int i = 0; i < 4; i++)
+    eight row[FOUR];
+    for (int i = 0; i < FOUR; i++)
         memcpy(&row[i], in + i * in_ld, sizeof row[i]);
     const eight low = LOW_16(row[0], row[1]), high = HIGH_16(row[0], row[1]), low2 = LOW_16(row[2], row[3]), high2 = HIGH_16(row[2], row[3]);
     pairs[0] = LOW_32(low, low2), pairs[1] = HIGH_32(low, low2), pairs[2] = LOW_32(high, high2), pairs[3] = HIGH_32(high, high2);
@@ -81,10 +81,10 @@ BW_INLINE void interleave(eight pairs[4], const uint16_t *in, int64_t in_ld)
 /* out[j][i] = in[i][j] */
 BW_INLINE void turn_eight(uint16_t *out, int64_t out_ld, const uint16_t *in, int64_t in_ld)
 {
-    eight upper[4], lower[4];
+    eight upper[FOUR], lower[FOUR];
     interleave(upper, in, in_ld);
-    interleave(lower, in + 4 * in_ld, in_ld);
-    for (int j = 0; j < 4; j++) {
+    interleave(lower, in + FOUR * in_ld, in_ld);
+    for (int j = 0; j < FOUR; j++) {
         const eight even = LOW_64(upper[j], lower[j]), odd = HIGH_64(upper[j], lower[j]);
         memcpy(out + 2 * j * out_ld, &even, sizeof even);
         memcpy(out + (2 * j + 1) * out_ld, &odd, sizeof odd);
@@ -145,6 +145,39 @@ BW_INLINE void write_entries(void *out, tile columns, bw_piece_type type, int64_
     }
 }
 
+/* ---- lines of a piece, to bf16 --------------------------------------------------------------------------------------- */
+/* Eight lines of a block, each a column of 32 entries, rounded. */
+typedef uint16_t lines[EIGHT][HALVES];
+
+BW_INLINE void round_lines(lines rounded, const void *in, bw_piece_type type, int64_t ld, int64_t rows, int64_t cols)
+{
+    switch (type) {
+    case BW_PIECE_F32:
+        FOR_ENTRIES rounded[j][i] = bw_to_bf16(((const float *)in)[i + j * ld]);
+        break;
+    case BW_PIECE_F64:
+        FOR_ENTRIES rounded[j][i] = bw_to_bf16((float)((const double *)in)[i + j * ld]);
+        break;
+    case BW_PIECE_BF16:
+        FOR_ENTRIES rounded[j][i] = ((const uint16_t *)in)[i + j * ld];
+        break;
+    case BW_PIECE_F16:
+        FOR_ENTRIES rounded[j][i] = bw_to_bf16(bw_from_f16(((const uint16_t *)in)[i + j * ld]));
+        break;
+    }
+}
+
+BW_INLINE void lines_to_half(uint16_t *out, int64_t ld, const void *in, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols)
+{
+    lines rounded;
+    if (rows == HALVES && cols == EIGHT)
+        round_lines(rounded, in, type, block_ld, HALVES, EIGHT);
+    else
+        round_lines(rounded, in, type, block_ld, rows, cols);
+    for (int64_t i = 0; i < rows; i += EIGHT)
+        turn_halves(out + i * ld, ld, &rounded[0][i], HALVES, cols, least(EIGHT, rows - i));
+}
+
 /* ---- blocks --------------------------------------------------------------------------------------------------------- */
 BW_INLINE void tile_to_dense(float *out, int64_t ld, const char *in, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols)
 {
@@ -180,38 +213,6 @@ BW_HOT void bw_block_to_dense(float *out, int64_t ld, const void *block, bw_piec
         for (int64_t c = 0; c < cols; c += TILE)
             tile_to_dense(out + r * ld + c, ld, (const char *)block + (size_t)(r + c * block_ld) * bw_entry_bytes(type), type, block_ld,
                           least(TILE, rows - r), least(TILE, cols - c));
-}
-
-/* Eight lines of a block, each a column of 32 entries, rounded. */
-typedef uint16_t lines[EIGHT][HALVES];
-
-BW_INLINE void round_lines(lines rounded, const void *in, bw_piece_type type, int64_t ld, int64_t rows, int64_t cols)
-{
-    switch (type) {
-    case BW_PIECE_F32:
-        FOR_ENTRIES rounded[j][i] = bw_to_bf16(((const float *)in)[i + j * ld]);
-        break;
-    case BW_PIECE_F64:
-        FOR_ENTRIES rounded[j][i] = bw_to_bf16((float)((const double *)in)[i + j * ld]);
-        break;
-    case BW_PIECE_BF16:
-        FOR_ENTRIES rounded[j][i] = ((const uint16_t *)in)[i + j * ld];
-        break;
-    case BW_PIECE_F16:
-        FOR_ENTRIES rounded[j][i] = bw_to_bf16(bw_from_f16(((const uint16_t *)in)[i + j * ld]));
-        break;
-    }
-}
-
-BW_INLINE void lines_to_half(uint16_t *out, int64_t ld, const void *in, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols)
-{
-    lines rounded;
-    if (rows == HALVES && cols == EIGHT)
-        round_lines(rounded, in, type, block_ld, HALVES, EIGHT);
-    else
-        round_lines(rounded, in, type, block_ld, rows, cols);
-    for (int64_t i = 0; i < rows; i += EIGHT)
-        turn_halves(out + i * ld, ld, &rounded[0][i], HALVES, cols, least(EIGHT, rows - i));
 }
 
 BW_HOT void bw_block_to_half(uint16_t *out, int64_t ld, const void *block, bw_piece_type type, int64_t block_ld, int64_t rows, int64_t cols)

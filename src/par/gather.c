@@ -272,6 +272,8 @@ static int post_sends(bw_gather *gather, const route *route)
 int bw_gather_start(bw_gather *gather, const bw_gather_item *items, int count)
 {
     BW_ASSERT(gather->count == 0);
+    for (int i = 0; i < count; i++)
+        BW_ASSERT(!(items[i].half && items[i].after));
     gather->times = (bw_gather_times){.started = bw_now()};
     gather->tested = MPI_SUCCESS;
     BW_TRY(reserve(gather, items, count));

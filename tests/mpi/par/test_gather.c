@@ -44,10 +44,10 @@ typedef struct shape {
 } shape;
 
 /* Blocks that divide, that do not, that are larger than the matrix; fewer blocks than ranks; nothing at all. */
-static const shape shapes[] = {{16, 16, 4, 4, BW_PIECE_F32},    {37, 19, 5, 3, BW_PIECE_F32},   {64, 1, 7, 2, BW_PIECE_BF16},
-                               {3, 50, 64, 64, BW_PIECE_BF16},  {1, 1, 1, 1, BW_PIECE_F32},     {0, 5, 2, 2, BW_PIECE_F32},
-                               {70, 33, 32, 32, BW_PIECE_F32},  {35, 41, 17, 20, BW_PIECE_F64}, {33, 47, 16, 16, BW_PIECE_F16},
-                               {100, 45, 64, 24, BW_PIECE_BF16}};
+static const shape shapes[] = {{16, 16, 4, 4, BW_PIECE_F32},   {37, 19, 5, 3, BW_PIECE_F32},   {64, 1, 7, 2, BW_PIECE_BF16},
+                               {3, 50, 64, 64, BW_PIECE_BF16}, {1, 1, 1, 1, BW_PIECE_F32},     {0, 5, 2, 2, BW_PIECE_F32},
+                               {70, 33, 32, 32, BW_PIECE_F32}, {35, 41, 17, 20, BW_PIECE_F64}, {33, 47, 16, 16, BW_PIECE_F16},
+                               {70, 33, 32, 32, BW_PIECE_F16}, {70, 33, 32, 32, BW_PIECE_F64}, {100, 45, 64, 24, BW_PIECE_BF16}};
 enum { SHAPES = sizeof shapes / sizeof *shapes, PAD = 3 };
 
 static void create(bw_matrix *matrix, const bw_grid *grid, int index, int64_t salt)

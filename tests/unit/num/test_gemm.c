@@ -155,7 +155,7 @@ static void describes_what_runs(void **state)
 {
     (void)state;
     assert_int_equal(bw_gemm_start("fp32", 2), BW_OK);
-    assert_non_null(strstr(bw_gemm_describe(), bw_weight_is_dense(false) ? "BLIS" : "oneDNN"));
+    assert_non_null(strstr(bw_gemm_describe(), bw_weight_is_dense(BW_FORWARD) ? "BLIS" : "oneDNN"));
     assert_non_null(strstr(bw_gemm_describe(), "2 threads"));
     assert_int_equal(bw_gemm_start("fp32", 1), BW_OK);
 }

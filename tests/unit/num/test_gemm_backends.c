@@ -1,6 +1,7 @@
 /* Every backend behind the GEMM seam, by itself: against plain sums in double of the operands as it rounds them, for all transposes, odd sizes,
  * leading dimensions and factors; packed weights; and what --precision takes on this CPU. A backend that this CPU lacks says so. */
 #include "num/gemm.h"
+#include "num/row.h"
 #include "base/half.h"
 #include "num_test.h"
 #include <omp.h>
@@ -107,7 +108,7 @@ static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap,
         const bw_use use = p->trans_b ? BW_FORWARD : BW_BOTH; /* the forward product alone needs less */
         call.weight = weight = bw_calloc(backend->weight_bytes(rows, cols, use), 1, "test");
         assert_non_null(weight);
-        backend->pack(weight, bw_operand_of(b, cols), rows, cols, use);
+        backend->pack(weight, (bw_unpacked){.full = b, .ld = cols}, rows, cols, use);
         call.b = NULL;
     }
     backend->multiply(&call);
@@ -225,7 +226,7 @@ static void check_threads(const bw_gemm_backend *library, bw_gemm_call call, con
         omp_set_num_threads(thread_counts[t]);
         assert_int_equal(library->start(thread_counts[t]), BW_OK);
         if (call.weight)
-            library->pack((void *)call.weight, bw_operand_of(call.b, call.k), call.n, call.k, BW_FORWARD);
+            library->pack((void *)call.weight, (bw_unpacked){.full = call.b, .ld = call.k}, call.n, call.k, BW_FORWARD);
         memcpy(call.c, before, bytes);
         library->multiply(&call);
         if (memcmp(one, call.c, bytes) != 0)
@@ -273,7 +274,7 @@ static void same_bits_of_a_row_for_any_number_of_rows_and_threads(void **state)
         void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, BW_FORWARD), 1, "test");
         for (int beta = 0; beta < 2; beta++) { /* written, and added to the residual stream */
             bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true, NULL, NULL};
-            libraries[which]->pack(weight, bw_operand_of(w, K), N, K, BW_FORWARD);
+            libraries[which]->pack(weight, (bw_unpacked){.full = w, .ld = K}, N, K, BW_FORWARD);
             memcpy(all_rows, before, MOST * N * sizeof *all_rows);
             libraries[which]->multiply(&call);
             call.c = c;
@@ -338,6 +339,35 @@ static void ranks_agree_on_a_place(void **state)
     }
 }
 
+/* Rows of bf16 give what rows of fp32 give that round to them, and each direction by itself what both give together; also when more shapes were
+ * packed in between than a backend keeps packings of. */
+static void weights_are_the_same_from_either_type_and_one_direction_at_a_time(void **state)
+{
+    (void)state;
+    enum { OUT = 40, IN = 56, MANY = 40 };
+    static const bw_gemm_backend *const halves[] = {&bw_gemm_onednn, &bw_gemm_bf16};
+    for (size_t which = 0; which < sizeof halves / sizeof *halves; which++) {
+        const bw_gemm_backend *backend = halves[which];
+        if (!starts(backend, 1))
+            continue;
+        const int64_t bytes = backend->weight_bytes(OUT, IN, BW_BOTH), ld = bw_weight_ld(IN);
+        float *full = random_floats(OUT * IN, 2);
+        uint16_t *half = bw_calloc(OUT * ld, sizeof *half, "test");
+        char *from_full = bw_calloc(bytes, 1, "test"), *from_half = bw_calloc(bytes, 1, "test");
+        bw_rows_narrow(half, ld, full, IN, OUT, IN);
+        backend->pack(from_full, (bw_unpacked){.full = full, .ld = IN}, OUT, IN, BW_BOTH);
+        for (int64_t rows = 1; rows <= MANY; rows++) {
+            void *other = bw_calloc(backend->weight_bytes(rows, IN, BW_BOTH), 1, "test");
+            backend->pack(other, (bw_unpacked){.full = full, .ld = IN}, rows, IN, BW_BOTH);
+            bw_free(other);
+        }
+        backend->pack(from_half, (bw_unpacked){.half = half, .ld = ld}, OUT, IN, BW_BACKWARD);
+        backend->pack(from_half, (bw_unpacked){.half = half, .ld = ld}, OUT, IN, BW_FORWARD);
+        assert_memory_equal(from_full, from_half, (size_t)bytes);
+        bw_free(full), bw_free(half), bw_free(from_full), bw_free(from_half);
+    }
+}
+
 /* Through the seam a weight gives the same numbers in both directions as the product with the plain matrix; dense the same bits. */
 static void weights_multiply_as_matrices_do(void **state)
 {
@@ -353,7 +383,7 @@ static void weights_multiply_as_matrices_do(void **state)
         float *y = zeros(T * OUT), *y2 = zeros(T * OUT), *dx = zeros(T * IN), *dx2 = zeros(T * IN);
         void *weight = bw_calloc(bw_weight_bytes(OUT, IN, use), 1, "test");
         const bw_weight prepared = {weight, exact, use};
-        bw_weight_pack(weight, bw_operand_of(w, IN), OUT, IN, use);
+        bw_weight_pack(weight, (bw_unpacked){.full = w, .ld = IN}, OUT, IN, use);
         bw_gemm(false, true, T, OUT, IN, 1, bw_operand_of(x, IN), bw_operand_of(w, IN), 0, y, OUT);
         bw_gemm(false, false, T, IN, OUT, 1, bw_operand_of(dy, OUT), bw_operand_of(w, IN), 0, dx, IN);
         const double before = bw_gemm_flops();
@@ -424,6 +454,7 @@ int main(void)
         cmocka_unit_test(precision_takes_the_best_that_is_here),
         cmocka_unit_test(ranks_agree_on_a_place),
         cmocka_unit_test(weights_multiply_as_matrices_do),
+        cmocka_unit_test(weights_are_the_same_from_either_type_and_one_direction_at_a_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
