@@ -10,6 +10,7 @@ breakwater=${BREAKWATER:-breakwater} python=${PYTHON:-python3} steps=${STEPS:-$(
 export OMP_NUM_THREADS=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
 launch=${MPIRUN:-mpirun --oversubscribe --bind-to none}
 sizes=${SIZES:-small medium large}
+[ "$what" = memory ] || [ "$steps" -ge 2 ] || { echo "plan.sh: STEPS=$steps: the first step is left out, so it takes two" >&2; exit 64; }
 mkdir -p "$work"
 
 shape() {
@@ -33,9 +34,8 @@ field() { awk -F, -v name="$2" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == na
 
 # Bytes that all ranks counted at their peaks, from the table after "memory, bytes at peak".
 counted() { awk '/^memory of rank/ { inside = 0 } inside { sum += $NF } /^memory, bytes at peak/ { inside = 1 } END { print sum }' "$1"; }
-# Of the steps after the first, which have other tokens than the steps that the plan takes the mean of.
-tokens() { sed -n 's/.*"tokens": \([0-9]*\),.*/\1/p' "$1" | tail -n +2 | awk '{ sum += $1 } END { print sum }'; }
-seconds() { sed -n 's/.*"seconds": \([0-9.]*\),.*/\1/p' "$1" | tail -n +2 | awk '{ sum += $1 } END { print sum }'; }
+# after_first FILE tokens|seconds: summed over the steps after the first. Steps differ in their tokens, so times are compared by the token.
+after_first() { sed -n "s/.*\"$2\": \([0-9.]*\),.*/\1/p" "$1" | tail -n +2 | awk '{ sum += $1 } END { print sum }'; }
 
 # user_seconds COMMAND...: processor seconds, system included.
 user_seconds() {
@@ -68,10 +68,10 @@ for size in $sizes; do
         --grid auto --replicas 1 --ranks "$ranks" --csv "$work/plan.csv"
       if [ "$what" = time ]; then
         planned=$(field "$work/plan.csv" tokens_per_s | awk '{ print 1000 / $1 }')
-        real=$(awk -v s="$(seconds "$out/metrics.jsonl")" -v t="$(tokens "$out/metrics.jsonl")" 'BEGIN { print 1000 * s / t }')
+        real=$(awk -v s="$(after_first "$out/metrics.jsonl" seconds)" -v t="$(after_first "$out/metrics.jsonl" tokens)" 'BEGIN { print 1000 * s / t }')
       elif [ "$what" = cpu ]; then
         planned=$(field "$work/plan.csv" tokens_per_s | awk '{ print 1000 / $1 }')
-        real=$(awk -v s="$short" -v l="$long" -v t="$(tokens "$out/metrics.jsonl")" 'BEGIN { print 1000 * (l - s) / t }')
+        real=$(awk -v s="$short" -v l="$long" -v t="$(after_first "$out/metrics.jsonl" tokens)" 'BEGIN { print 1000 * (l - s) / t }')
       else
         planned=$(awk -v all="$(field "$work/plan.csv" node_bytes)" -v program="$(field "$work/plan.csv" program)" -v ranks="$ranks" \
           'BEGIN { print all - program * ranks }')

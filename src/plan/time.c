@@ -142,8 +142,8 @@ static double network_seconds(const bw_machine *machine, const bw_grid *grid, do
     return share > 0 ? share * bytes / (machine->network_gbs * 1e9) + messages * machine->network_us * 1e-6 : 0;
 }
 
-/* A piece is read, and its fp32 copy written, which costs a read of the line before it; a folded adapter adds 2 r operations an entry at the rate
- * of thin products. All threads of all ranks of the node take part. */
+/* A piece is read, and its copy written, which costs a read of the line before it (in fp32; a copy in bf16 is half of that, but packed once more); a
+ * folded adapter adds 2 r operations an entry at the rate of thin products. All threads of all ranks of the node take part. */
 static double unpack_seconds(const bw_job *job, const bw_machine *machine, const bw_layout *layout)
 {
     const int ranks = layout->grid.node_size, threads = layout->threads;
