@@ -198,7 +198,7 @@ static int start(int threads)
 {
     char how[48];
     snprintf(how, sizeof how, "bf16 by %s", bw_onednn_kernels(true));
-    BW_TRY(bw_onednn_start(how, true, strcmp(bw_onednn_kernels(true), "AMX") == 0, threads));
+    BW_TRY(bw_onednn_start(how, true, threads));
     BW_TRY(bw_onednn_require_fast());
     return bw_onednn_check(&bw_gemm_onednn);
 }
@@ -210,7 +210,7 @@ static const char *missing_nothing(void)
 
 static int start_full(int threads)
 {
-    BW_TRY(bw_onednn_start("fp32 in the way of bf16", false, true, threads)); /* as a CPU with AMX has it */
+    BW_TRY(bw_onednn_start("fp32 in the way of bf16", false, threads));
     return bw_onednn_check(&bw_gemm_onednn_full);
 }
 

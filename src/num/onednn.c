@@ -12,7 +12,6 @@ enum {
     USUAL_ROWS = 512,    /* the number of rows for which oneDNN is asked to name a weight's layout */
     MOST_PRODUCTS = 256, /* kept, at 0.1 MiB: a step has thirty shapes for each number of rows, of tokens and of answers; made again in 0.3 ms */
     PLACES = 512,
-    CUTTING_THREADS = 16, /* and more: kernels for AMX may cut a sum among them */
     MOST_LAYOUTS = 32,
     MOST_PACKINGS = 64, /* kept: two of each layout; made again in 0.1 ms, as long as it takes to pack a small weight */
     LINE = 64
@@ -42,7 +41,6 @@ static struct {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     dnnl_data_type_t type; /* of operands */
-    bool in_halves;        /* a product is two, of half of the rows each */
     product products[PLACES];
     int n_products;
     layout layouts[MOST_LAYOUTS];
@@ -50,7 +48,7 @@ static struct {
     packing packings[MOST_PACKINGS];
     int n_packings; /* made so far: the oldest is the next to go */
     bw_onednn_buffer workspace, sums;
-    char description[160];
+    char description[96];
 } state;
 
 static void must(dnnl_status_t status, const char *what)
@@ -80,23 +78,13 @@ void bw_onednn_release(bw_onednn_buffer *buffer)
 
 /* ---- descriptions -------------------------------------------------------------------------------------------------- */
 
-/* rows x cols, stored as it is, or turned: cols rows of ld. In `parts` of as many rows, where products are of several matrices. */
-static dnnl_memory_desc_t plain(int64_t parts, int64_t rows, int64_t cols, dnnl_data_type_t type, int64_t ld, bool turned)
+/* rows x cols, stored as it is, or turned: cols rows of ld. */
+static dnnl_memory_desc_t plain(int64_t rows, int64_t cols, dnnl_data_type_t type, int64_t ld, bool turned)
 {
-    const int64_t down = turned ? 1 : ld, along = turned ? ld : 1, each = rows / parts;
-    const int first = state.in_halves ? 0 : 1; /* of three dimensions */
-    const dnnl_dims_t sizes = {parts, each, cols}, strides = {parts > 1 ? each * down : (turned ? cols : rows) * ld, down, along};
     dnnl_memory_desc_t description;
-    must(dnnl_memory_desc_init_by_strides(&description, 3 - first, sizes + first, type, strides + first), "describe a matrix");
+    must(dnnl_memory_desc_init_by_strides(&description, 2, (dnnl_dims_t){rows, cols}, type, (dnnl_dims_t){turned ? 1 : ld, turned ? ld : 1}),
+         "describe a matrix");
     return description;
-}
-
-/* From 16 threads on oneDNN's kernels for AMX may cut a sum over more than 1,024 terms among threads (compute_blocking_heuristic_amx of its
- * brgemm_matmul_utils.cpp): bits would follow their number. Not so in products of several matrices: there the upper and the lower half of the rows
- * are two, which share the other operand. For those it has no packed layout, so weights stay plain rows, and it packs them in each product. */
-static int64_t parts_of(const bw_onednn_shape *s)
-{
-    return state.in_halves && s->m % 2 == 0 ? 2 : 1;
 }
 
 static dnnl_primitive_attr_t attributes_of(const bw_onednn_shape *s)
@@ -118,8 +106,7 @@ static dnnl_primitive_attr_t attributes_of(const bw_onednn_shape *s)
 
 static dnnl_primitive_desc_t describe_product(const bw_onednn_shape *s, const dnnl_memory_desc_t *b)
 {
-    const int64_t parts = parts_of(s);
-    const dnnl_memory_desc_t a = plain(parts, s->m, s->k, state.type, s->lda, s->trans_a), c = plain(parts, s->m, s->n, dnnl_f32, s->n, false);
+    const dnnl_memory_desc_t a = plain(s->m, s->k, state.type, s->lda, s->trans_a), c = plain(s->m, s->n, dnnl_f32, s->n, false);
     dnnl_primitive_attr_t attributes = attributes_of(s);
     dnnl_matmul_desc_t operation;
     dnnl_primitive_desc_t description;
@@ -137,9 +124,7 @@ static const dnnl_memory_desc_t *layout_of(int64_t k, int64_t n)
             return &state.layouts[i].description;
     const bw_onednn_shape usual = {.m = USUAL_ROWS, .n = n, .k = k, .lda = k, .packed = true, .alpha = 1};
     dnnl_memory_desc_t any;
-    const dnnl_dims_t sizes = {1, k, n};
-    const int first = state.in_halves ? 0 : 1;
-    must(dnnl_memory_desc_init_by_tag(&any, 3 - first, sizes + first, state.type, dnnl_format_tag_any), "describe a weight");
+    must(dnnl_memory_desc_init_by_tag(&any, 2, (dnnl_dims_t){k, n}, state.type, dnnl_format_tag_any), "describe a weight");
     dnnl_primitive_desc_t description = describe_product(&usual, &any);
     state.n_layouts = state.n_layouts < MOST_LAYOUTS ? state.n_layouts : 0; /* asked for again, the answer is the same */
     layout *added = &state.layouts[state.n_layouts++];
@@ -158,7 +143,7 @@ static void memory_for(dnnl_memory_t *memory, const_dnnl_primitive_desc_t descri
 
 static void make_product(product *p, const bw_onednn_shape *s)
 {
-    const dnnl_memory_desc_t b = s->packed ? *layout_of(s->k, s->n) : plain(1, s->k, s->n, state.type, s->ldb, s->trans_b);
+    const dnnl_memory_desc_t b = s->packed ? *layout_of(s->k, s->n) : plain(s->k, s->n, state.type, s->ldb, s->trans_b);
     dnnl_primitive_desc_t description = describe_product(s, &b);
     const char *kernel = "";
     must(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, &kernel), "name a kernel");
@@ -312,7 +297,7 @@ static const packing *packing_of(int64_t k, int64_t n, int64_t ld, bool turned)
             return p;
     }
     packing *p = &state.packings[state.n_packings++ % MOST_PACKINGS];
-    const dnnl_memory_desc_t here = plain(1, k, n, state.type, ld, turned), *there = layout_of(k, n);
+    const dnnl_memory_desc_t here = plain(k, n, state.type, ld, turned), *there = layout_of(k, n);
     dnnl_primitive_desc_t description;
     forget_packing(p);
     *p = (packing){.k = k, .n = n, .ld = ld, .turned = turned};
@@ -358,7 +343,7 @@ static int open_library(void)
     return bw_fail(BW_SYSTEM, "oneDNN does not start");
 }
 
-int bw_onednn_start(const char *how, bool half, bool cuts, int threads)
+int bw_onednn_start(const char *how, bool half, int threads)
 {
     const dnnl_version_t *version = dnnl_version();
     BW_TRY(bw_gemm_blis.start(threads)); /* for products over nothing, and for ScaLAPACK */
@@ -367,9 +352,8 @@ int bw_onednn_start(const char *how, bool half, bool cuts, int threads)
     forget_packings();
     state.n_layouts = 0;
     state.type = half ? dnnl_bf16 : dnnl_f32;
-    state.in_halves = cuts && threads >= CUTTING_THREADS;
-    snprintf(state.description, sizeof state.description, "oneDNN %d.%d.%d, %s, %d thread%s%s", version->major, version->minor, version->patch, how,
-             threads > 0 ? threads : 1, threads > 1 ? "s" : "", state.in_halves ? " (fewer than 16 a rank would pack weights once)" : "");
+    snprintf(state.description, sizeof state.description, "oneDNN %d.%d.%d, %s, %d thread%s", version->major, version->minor, version->patch, how,
+             threads > 0 ? threads : 1, threads > 1 ? "s" : "");
     return BW_OK;
 }
 

@@ -24,9 +24,8 @@ typedef struct bw_onednn_buffer { /* grows; what it held is lost then */
 } bw_onednn_buffer;
 
 const char *bw_onednn_kernels(bool half); /* "AMX", "AVX512-BF16", "AVX512"; NULL: this CPU has none that are fast for bf16, or for fp32 */
-/* Opens the library, once a process. What was kept is given back; packed weights are void. cuts: the kernels cut sums among many threads, which is to
- * be kept from them. */
-int bw_onednn_start(const char *how, bool half, bool cuts, int threads);
+/* Opens the library, once a process. What was kept is given back; packed weights are void. */
+int bw_onednn_start(const char *how, bool half, int threads);
 const char *bw_onednn_describe(void);
 bool bw_onednn_is_half(void); /* operands are bf16, else fp32 */
 /* BW_SYSTEM where this oneDNN has no fast kernels for packed and plain products on this CPU. */

@@ -199,26 +199,6 @@ static void multiply_right_with_packed_weights(void **state)
     }
 }
 
-/* Told of 16 threads oneDNN's products are of two matrices, as a CPU with AMX needs it. */
-static void multiply_right_in_halves(void **state)
-{
-    (void)state;
-    const bw_gemm_backend *full = &bw_gemm_onednn_full;
-    if (!starts(full, 16))
-        return;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int kind = 0; kind < 16; kind++) {
-            problem p = {kind & 1, kind & 2, sizes[i][0], sizes[i][1], sizes[i][2], factors[kind / 4][0], factors[kind / 4][1]};
-            check(full, &p, 2, 0);
-            check(full, &p, 2, READY_A);
-            check(full, &p, 2, READY_A | READY_B);
-            p.trans_a = false, p.alpha = 1;
-            check(full, &p, 2, PACKED);
-            check(full, &p, 2, PACKED | READY_A);
-        }
-    assert_int_equal(full->start(1), BW_OK);
-}
-
 static void scale_c_where_there_is_nothing_to_sum(void **state)
 {
     (void)state;
@@ -466,7 +446,6 @@ int main(void)
         cmocka_unit_test(multiply_right_for_all_transposes_and_odd_sizes),
         cmocka_unit_test(multiply_right_with_operands_that_are_ready),
         cmocka_unit_test(multiply_right_with_packed_weights),
-        cmocka_unit_test(multiply_right_in_halves),
         cmocka_unit_test(operands_are_what_they_were_made_from),
         cmocka_unit_test(scale_c_where_there_is_nothing_to_sum),
         cmocka_unit_test(same_bits_for_any_number_of_threads),
