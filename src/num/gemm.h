@@ -11,7 +11,8 @@ typedef struct bw_gemm_call {
     float *c;
     int64_t lda, ldb, ldc;
     bool trans_a, trans_b;
-    const void *ready_a, *ready_b; /* the operands as num/operand.c wrote them, or NULL; a or b may be NULL then */
+    const void *ready_a, *ready_b;  /* the operands as num/operand.c wrote them, or NULL; a or b may be NULL then */
+    int64_t ld_ready_a, ld_ready_b; /* 0: they are dense, as they are written; a backend that cuts a sum has part of their columns */
 } bw_gemm_call;
 
 /* An operand that is ready is dense, and has whole units of columns, and of rows, the last of them zeros: k of a tile of AMX. */

@@ -14,10 +14,13 @@
 #include <string.h>
 
 enum {
-    ROWS = 8,             /* rows of a product come in groups of this many: half a tile of AMX */
-    FEW_ROWS = 128,       /* up to here a weight is read once for all rows, rather than a second time for the last group */
-    PIECE = 64,           /* columns that are turned over at a time */
-    DEPTH = BW_READY_UNIT /* and what is summed over comes in units of this, where no packed weight says how much it is */
+    ROWS = 8,              /* rows of a product come in groups of this many: half a tile of AMX */
+    FEW_ROWS = 128,        /* up to here a weight is read once for all rows, rather than a second time for the last group */
+    PIECE = 64,            /* columns that are turned over at a time */
+    DEPTH = BW_READY_UNIT, /* and what is summed over comes in units of this, where no packed weight says how much it is */
+    /* Kernels for AMX: how longer sums are cut follows the rows and the threads, from 16 on they are cut among those (compute_blocking_heuristic_amx
+     * of oneDNN's brgemm_matmul_utils.cpp), and so the bits would. Up to here they are one sum. */
+    AMX_DEPTH = 1024
 };
 
 static struct {
@@ -90,17 +93,25 @@ static void *take(bw_onednn_buffer *buffer, const operand *x, int64_t rows, int6
 
 /* ---- multiply ------------------------------------------------------------------------------------------------------ */
 
-/* Of a packed weight: its part for x W^T, then, where it was asked for, that for dy W. */
-static void *packed_part(const bw_gemm_call *call)
+/* Some columns of what is ready: oneDNN wants them dense. */
+static const void *take_ready(bw_onednn_buffer *buffer, const void *ready, int64_t rows, int64_t cols, int64_t ld)
 {
-    return (char *)call->weight + (call->trans_b ? 0 : bw_onednn_weight_bytes(call->n, call->k));
+    if (ld == 0 || ld == cols)
+        return ready;
+    const int64_t row = cols * entry_bytes(), apart = ld * entry_bytes();
+    char *to = bw_onednn_reserve(buffer, rows * row);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(to + i * row, (const char *)ready + i * apart, (size_t)row);
+    return to;
 }
 
 /* op(A), m rows of k entries, for the left of a product. What is ready is taken where it need not be turned over. */
 static const char *take_left(const bw_gemm_call *call, int64_t k)
 {
     const operand a = {call->a, call->lda, call->m, call->k, call->trans_a};
-    return call->ready_a && !call->trans_a ? call->ready_a : take(&kept.a, &a, round_up(call->m, ROWS), k);
+    const int64_t rows = round_up(call->m, ROWS);
+    return call->ready_a && !call->trans_a ? take_ready(&kept.a, call->ready_a, rows, k, call->ld_ready_a) : take(&kept.a, &a, rows, k);
 }
 
 /* op(B) for its right: oneDNN turns it over itself, while it packs it. */
@@ -108,12 +119,12 @@ static const void *take_right(const bw_gemm_call *call, bw_onednn_shape *shape)
 {
     shape->packed = call->weight != NULL;
     if (shape->packed)
-        return packed_part(call);
+        return call->weight;
     const int64_t rows = call->trans_b ? call->n : shape->k, cols = call->trans_b ? shape->k : call->n;
     const operand stored = {call->b, call->ldb, call->trans_b ? call->n : call->k, call->trans_b ? call->k : call->n, false};
     shape->trans_b = call->trans_b;
     shape->ldb = cols;
-    return call->ready_b ? call->ready_b : take(&kept.b, &stored, rows, cols);
+    return call->ready_b ? take_ready(&kept.b, call->ready_b, rows, cols, call->ld_ready_b) : take(&kept.b, &stored, rows, cols);
 }
 
 static void multiply_rows(const bw_gemm_call *call)
@@ -145,21 +156,54 @@ static void multiply_turned(const bw_gemm_call *call)
                                  .ldb = call->lda,
                                  .trans_a = !call->trans_b,
                                  .ready_a = call->ready_b,
-                                 .ready_b = call->ready_a};
+                                 .ready_b = call->ready_a,
+                                 .ld_ready_a = call->ld_ready_b,
+                                 .ld_ready_b = call->ld_ready_a};
     bw_onednn_shape shape = {.m = round_up(call->n, ROWS), .n = call->m, .k = round_up(call->k, DEPTH), .lda = round_up(call->k, DEPTH), .alpha = 1};
     const void *left = take_left(&turned, shape.k), *right = take_right(&turned, &shape);
     bw_onednn_multiply_apart(call, shape, left, right, 0, true);
 }
 
-static void multiply(const bw_gemm_call *call)
+static void multiply_part(const bw_gemm_call *call)
 {
     const bool can_turn = call->b || call->trans_b; /* without b, its copy cannot be turned over */
-    if (call->k <= 0)
-        bw_gemm_blis.multiply(call); /* scales c */
-    else if (call->trans_a && can_turn && (call->m > call->n || !call->a))
+    if (call->trans_a && can_turn && (call->m > call->n || !call->a))
         multiply_turned(call);
     else
         multiply_rows(call);
+}
+
+/* To the terms of a sum that come after the first `part->k`. */
+static void advance(bw_gemm_call *part)
+{
+    const int64_t n = part->k;
+    if (part->a)
+        part->a += part->trans_a ? n * part->lda : n;
+    if (part->b)
+        part->b += part->trans_b ? n : n * part->ldb;
+    if (part->ready_a)
+        part->ready_a = (const char *)part->ready_a + (part->trans_a ? n * part->ld_ready_a : n) * entry_bytes();
+    if (part->ready_b)
+        part->ready_b = (const char *)part->ready_b + (part->trans_b ? n : n * part->ld_ready_b) * entry_bytes();
+    if (part->weight)
+        part->weight = (const char *)part->weight + bw_onednn_weight_bytes(n, part->n);
+    part->beta = 1;
+}
+
+static void multiply(const bw_gemm_call *call)
+{
+    const int64_t depth = bw_onednn_depth() > 0 ? bw_onednn_depth() : call->k;
+    bw_gemm_call part = *call;
+    if (call->k <= 0)
+        bw_gemm_blis.multiply(call);    /* scales c */
+    if (call->weight && !call->trans_b) /* a packed weight is that for x W^T, then, where it was asked for, that for dy W */
+        part.weight = (const char *)call->weight + bw_onednn_weight_bytes(call->n, call->k);
+    part.ld_ready_a = call->trans_a ? call->m : call->k;
+    part.ld_ready_b = call->trans_b ? call->k : call->n;
+    for (int64_t left = call->k; left > 0; left -= part.k, advance(&part)) {
+        part.k = left < depth ? left : depth;
+        multiply_part(&part);
+    }
 }
 
 /* ---- frozen weights ------------------------------------------------------------------------------------------------- */
@@ -198,7 +242,7 @@ static int start(int threads)
 {
     char how[48];
     snprintf(how, sizeof how, "bf16 by %s", bw_onednn_kernels(true));
-    BW_TRY(bw_onednn_start(how, true, threads));
+    BW_TRY(bw_onednn_start(how, true, strcmp(bw_onednn_kernels(true), "AMX") == 0 ? AMX_DEPTH : 0, threads));
     BW_TRY(bw_onednn_require_fast());
     return bw_onednn_check(&bw_gemm_onednn);
 }
@@ -210,7 +254,7 @@ static const char *missing_nothing(void)
 
 static int start_full(int threads)
 {
-    BW_TRY(bw_onednn_start("fp32 in the way of bf16", false, threads));
+    BW_TRY(bw_onednn_start("fp32 in the way of bf16", false, AMX_DEPTH, threads)); /* as a CPU with AMX has it */
     return bw_onednn_check(&bw_gemm_onednn_full);
 }
 

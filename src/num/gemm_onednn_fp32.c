@@ -102,7 +102,7 @@ static const char *missing(void)
 
 static int start(int threads)
 {
-    BW_TRY(bw_onednn_start("fp32 by AVX512", false, threads));
+    BW_TRY(bw_onednn_start("fp32 by AVX512", false, 0, threads));
     BW_TRY(bw_onednn_require_fast());
     return bw_onednn_check(&bw_gemm_onednn_fp32);
 }

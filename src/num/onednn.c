@@ -41,6 +41,7 @@ static struct {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     dnnl_data_type_t type; /* of operands */
+    int64_t depth;
     product products[PLACES];
     int n_products;
     layout layouts[MOST_LAYOUTS];
@@ -266,10 +267,24 @@ void bw_onednn_multiply_apart(const bw_gemm_call *call, bw_onednn_shape shape, c
 
 /* ---- packed weights ------------------------------------------------------------------------------------------------- */
 
-int64_t bw_onednn_weight_bytes(int64_t k, int64_t n)
+static int64_t part_bytes(int64_t k, int64_t n)
 {
     const int64_t bytes = (int64_t)dnnl_memory_desc_get_size(layout_of(k, n));
     return (bytes + LINE - 1) / LINE * LINE;
+}
+
+/* Rows of the next part, of the `left` that are left. */
+static int64_t part_rows(int64_t left)
+{
+    return state.depth > 0 && left > state.depth ? state.depth : left;
+}
+
+int64_t bw_onednn_weight_bytes(int64_t k, int64_t n)
+{
+    int64_t bytes = 0;
+    for (int64_t first = 0; first < k; first += part_rows(k - first))
+        bytes += part_bytes(part_rows(k - first), n);
+    return bytes;
 }
 
 static void forget_packing(packing *p)
@@ -309,7 +324,7 @@ static const packing *packing_of(int64_t k, int64_t n, int64_t ld, bool turned)
     return p;
 }
 
-void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_t ld, bool turned)
+static void pack_part(void *weight, const void *from, int64_t k, int64_t n, int64_t ld, bool turned)
 {
     const packing *p = packing_of(k, n, ld, turned);
     must(dnnl_memory_set_data_handle(p->from, (void *)from), "take a weight");
@@ -317,6 +332,17 @@ void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_
     const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, p->from}, {DNNL_ARG_TO, p->to}};
     must(dnnl_primitive_execute(p->primitive, state.stream, 2, arguments), "pack a weight");
     must(dnnl_stream_wait(state.stream), "finish packing");
+}
+
+void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_t ld, bool turned)
+{
+    const int64_t entry_bytes = (int64_t)dnnl_data_type_size(state.type);
+    char *to = weight;
+    for (int64_t first = 0; first < k; first += part_rows(k - first)) {
+        const int64_t rows = part_rows(k - first), at = turned ? first : first * ld;
+        pack_part(to, (const char *)from + at * entry_bytes, rows, n, ld, turned);
+        to += part_bytes(rows, n);
+    }
 }
 
 /* ---- start ---------------------------------------------------------------------------------------------------------- */
@@ -343,7 +369,7 @@ static int open_library(void)
     return bw_fail(BW_SYSTEM, "oneDNN does not start");
 }
 
-int bw_onednn_start(const char *how, bool half, int threads)
+int bw_onednn_start(const char *how, bool half, int64_t depth, int threads)
 {
     const dnnl_version_t *version = dnnl_version();
     BW_TRY(bw_gemm_blis.start(threads)); /* for products over nothing, and for ScaLAPACK */
@@ -352,6 +378,7 @@ int bw_onednn_start(const char *how, bool half, int threads)
     forget_packings();
     state.n_layouts = 0;
     state.type = half ? dnnl_bf16 : dnnl_f32;
+    state.depth = depth;
     snprintf(state.description, sizeof state.description, "oneDNN %d.%d.%d, %s, %d thread%s", version->major, version->minor, version->patch, how,
              threads > 0 ? threads : 1, threads > 1 ? "s" : "");
     return BW_OK;
@@ -360,6 +387,11 @@ int bw_onednn_start(const char *how, bool half, int threads)
 const char *bw_onednn_describe(void)
 {
     return state.description;
+}
+
+int64_t bw_onednn_depth(void)
+{
+    return state.depth;
 }
 
 bool bw_onednn_is_half(void)

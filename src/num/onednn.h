@@ -24,8 +24,8 @@ typedef struct bw_onednn_buffer { /* grows; what it held is lost then */
 } bw_onednn_buffer;
 
 const char *bw_onednn_kernels(bool half); /* "AMX", "AVX512-BF16", "AVX512"; NULL: this CPU has none that are fast for bf16, or for fp32 */
-/* Opens the library, once a process. What was kept is given back; packed weights are void. */
-int bw_onednn_start(const char *how, bool half, int threads);
+/* Opens the library, once a process. What was kept is given back; packed weights are void. depth: bw_onednn_depth. */
+int bw_onednn_start(const char *how, bool half, int64_t depth, int threads);
 const char *bw_onednn_describe(void);
 bool bw_onednn_is_half(void); /* operands are bf16, else fp32 */
 /* BW_SYSTEM where this oneDNN has no fast kernels for packed and plain products on this CPU. */
@@ -43,8 +43,11 @@ bool bw_onednn_goes_straight(const bw_gemm_call *call, const bw_onednn_shape *sh
  * what is multiplied is the transpose of c. */
 void bw_onednn_multiply_apart(const bw_gemm_call *call, bw_onednn_shape shape, const void *a, const void *b, int64_t first, bool turned);
 
+/* The most terms of a sum that a product may have, its k, for the bits to be the same for any number of rows and threads; 0: any number. */
+int64_t bw_onednn_depth(void);
+
 /* A weight in the layout that oneDNN names for op(b), k x n: bytes, a whole number of cache lines; and packing from a plain matrix of the operands'
- * type, stored as it is (k rows of ld) or turned (n rows of ld). */
+ * type, stored as it is (k rows of ld) or turned (n rows of ld). Where k is more than a product may have, that many rows after another. */
 int64_t bw_onednn_weight_bytes(int64_t k, int64_t n);
 void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_t ld, bool turned);
 

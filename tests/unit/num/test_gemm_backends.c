@@ -98,7 +98,7 @@ static void check(const bw_gemm_backend *backend, const problem *p, int64_t gap,
           *b_rounded = rounded_floats(b_size, 2, half);
     float *c = random_floats(ldc * (p->m + 1), 3), *before = random_floats(ldc * (p->m + 1), 3);
     const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
-    bw_gemm_call call = {p->m, p->n, p->k, p->alpha, p->beta, a, b, NULL, c, lda, ldb, ldc, p->trans_a, p->trans_b, NULL, NULL};
+    bw_gemm_call call = {p->m, p->n, p->k, p->alpha, p->beta, a, b, NULL, c, lda, ldb, ldc, p->trans_a, p->trans_b, NULL, NULL, 0, 0};
     void *weight = NULL;
     make_ready(backend, &call, given);
     for (int64_t i = 0; p->beta == 0.0f && i < p->m; i++)
@@ -206,7 +206,7 @@ static void scale_c_where_there_is_nothing_to_sum(void **state)
         float x[4] = {1, 2, 3, 4}, c[4] = {1, 2, 3, 4};
         if (!starts(all[which], 1))
             continue;
-        bw_gemm_call call = {2, 2, 0, 1, 0.5f, x, x, NULL, c, 2, 2, 2, false, true, NULL, NULL};
+        bw_gemm_call call = {2, 2, 0, 1, 0.5f, x, x, NULL, c, 2, 2, 2, false, true, NULL, NULL, 0, 0};
         all[which]->multiply(&call);
         assert_true(c[0] == 0.5f && c[3] == 2);
     }
@@ -250,7 +250,7 @@ static void same_bits_for_any_number_of_threads(void **state)
         for (size_t i = 0; i < sizeof products / sizeof *products && starts(libraries[which], 1); i++) {
             const int64_t m = products[i].m, n = products[i].n, k = products[i].k;
             float *a = random_floats(m * k, 1), *b = random_floats(k * n, 2), *one = zeros(m * n), *many = zeros(m * n), *before = zeros(m * n);
-            bw_gemm_call call = {m, n, k, 2, 0, a, b, NULL, one, 0, 0, n, products[i].trans_a, products[i].trans_b, NULL, NULL};
+            bw_gemm_call call = {m, n, k, 2, 0, a, b, NULL, one, 0, 0, n, products[i].trans_a, products[i].trans_b, NULL, NULL, 0, 0};
             call.lda = call.trans_a ? m : k, call.ldb = call.trans_b ? k : n;
             omp_set_num_threads(1);
             libraries[which]->multiply(&call);
@@ -273,7 +273,7 @@ static void same_bits_of_a_row_for_any_number_of_rows_and_threads(void **state)
         float *all_rows = zeros(MOST * N), *c = zeros(MOST * N);
         void *weight = bw_calloc(libraries[which]->weight_bytes(N, K, BW_FORWARD), 1, "test");
         for (int beta = 0; beta < 2; beta++) { /* written, and added to the residual stream */
-            bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true, NULL, NULL};
+            bw_gemm_call call = {MOST, N, K, 1, (float)beta, a, w, weight, all_rows, K, 0, N, false, true, NULL, NULL, 0, 0};
             libraries[which]->pack(weight, (bw_unpacked){.full = w, .ld = K}, N, K, BW_FORWARD);
             memcpy(all_rows, before, MOST * N * sizeof *all_rows);
             libraries[which]->multiply(&call);
