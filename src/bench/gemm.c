@@ -9,8 +9,7 @@ typedef struct product {
     bool trans_a, trans_b;
     int64_t m, n, k;
     float *a, *b, *c;
-    bool frozen; /* b is a weight of the model, prepared once, in room for `use` */
-    bw_use use;
+    bw_use use; /* b is a weight of the model, prepared once for that; 0: it is a matrix */
     void *weight;
 } product;
 
@@ -27,7 +26,7 @@ static int64_t ldb(const product *p)
 static int multiply(void *context)
 {
     const product *p = context;
-    if (p->frozen)
+    if (p->use)
         bw_gemm_weight(p->trans_b, p->m, p->n, p->k, bw_operand_of(p->a, p->k), (bw_weight){p->weight, bw_weight_is_dense(p->use), p->use}, 0, p->c,
                        p->n);
     else
@@ -60,7 +59,7 @@ static int product_create(product *p)
     if (!p->a || !p->b || !p->c)
         return BW_SYSTEM;
     const int64_t rows = p->trans_b ? p->n : p->k, cols = p->trans_b ? p->k : p->n;
-    if (!p->frozen)
+    if (!p->use)
         return BW_OK;
     p->weight = bw_calloc(bw_weight_bytes(rows, cols, p->use), 1, "bench");
     if (p->weight)
@@ -114,20 +113,20 @@ int bw_bench_gemm_rate(bw_bench *bench, int64_t rows, int64_t answers, bool back
     for (int target = 0; target < BW_TARGETS; target++) {
         int64_t out, in;
         bw_spec_shape(spec, (bw_target)target, &out, &in);
-        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .use = backward ? BW_BOTH : BW_FORWARD};
+        product p = {.what = "forward", .trans_b = true, .m = rows, .n = out, .k = in, .use = backward ? BW_BOTH : BW_FORWARD};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
         if (!backward)
             continue;
-        p = (product){.what = "backward", .m = rows, .n = in, .k = out, .frozen = true, .use = BW_BOTH};
+        p = (product){.what = "backward", .m = rows, .n = in, .k = out, .use = BW_BOTH};
         BW_TRY(measure(bench, p, false, &one));
         seconds += one * spec->n_layer;
         flops += flops_of(&p) * spec->n_layer;
     }
     /* The head walks the vocabulary in chunks; a thousand words of it have the same rate. Decoding has it prepared (model/head). */
     int64_t words = spec->vocab < 1024 ? spec->vocab : 1024;
-    product head = {.what = "head", .trans_b = true, .m = answers, .n = words, .k = spec->d_model, .frozen = !backward, .use = BW_FORWARD};
+    product head = {.what = "head", .trans_b = true, .m = answers, .n = words, .k = spec->d_model, .use = backward ? 0 : BW_FORWARD};
     BW_TRY(measure(bench, head, false, &one));
     double share = (double)spec->vocab / (double)words * (backward ? 2 : 1);
     *rate = (flops + flops_of(&head) * share) / (seconds + one * share);
@@ -145,9 +144,9 @@ static int base_products(bw_bench *bench, int64_t rows)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         int64_t out, in;
         bw_spec_shape(bench->spec, shapes[i].target, &out, &in);
-        product p = {.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in, .frozen = true, .use = BW_BOTH};
+        product p = {.what = shapes[i].forward, .trans_b = true, .m = rows, .n = out, .k = in, .use = BW_BOTH};
         BW_TRY(measure(bench, p, true, NULL));
-        p = (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out, .frozen = true, .use = BW_BOTH};
+        p = (product){.what = shapes[i].backward, .m = rows, .n = in, .k = out, .use = BW_BOTH};
         if (p.what)
             BW_TRY(measure(bench, p, true, NULL));
     }
@@ -174,10 +173,10 @@ static int decode_products(bw_bench *bench)
     const bw_spec *spec = bench->spec;
     static const int64_t rows[] = {1, 4, 16, 64};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        BW_TRY(measure(bench, (product){.what = "decode gate", .trans_b = true, .m = rows[i], .n = spec->d_ff, .k = spec->d_model, .frozen = true},
+        BW_TRY(measure(bench, (product){.what = "decode gate", .trans_b = true, .m = rows[i], .n = spec->d_ff, .k = spec->d_model, .use = BW_FORWARD},
                        true, NULL));
     const int64_t part = spec->vocab < 4096 ? spec->vocab : 4096; /* as model/head cuts it */
-    return measure(bench, (product){.what = "decode head", .trans_b = true, .m = 16, .n = part, .k = spec->d_model, .frozen = true}, true, NULL);
+    return measure(bench, (product){.what = "decode head", .trans_b = true, .m = 16, .n = part, .k = spec->d_model, .use = BW_FORWARD}, true, NULL);
 }
 
 int bw_bench_gemm(bw_bench *bench)
