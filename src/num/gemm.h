@@ -7,12 +7,12 @@ typedef struct bw_gemm_call {
     int64_t m, n, k;
     float alpha, beta;
     const float *a, *b;
-    const void *weight; /* packed, instead of b; a is dense then, and alpha is 1 */
+    const void *weight; /* packed, instead of b; a comes dense then, and alpha is 1 */
     float *c;
     int64_t lda, ldb, ldc;
     bool trans_a, trans_b;
     const void *ready_a, *ready_b;  /* the operands as num/operand.c wrote them, or NULL; a or b may be NULL then */
-    int64_t ld_ready_a, ld_ready_b; /* 0: they are dense, as they are written; a backend that cuts a sum has part of their columns */
+    int64_t ld_ready_a, ld_ready_b; /* for a backend that cuts sums; callers leave 0 */
 } bw_gemm_call;
 
 /* An operand that is ready is dense, and has whole units of columns, and of rows, the last of them zeros: k of a tile of AMX. */

@@ -12,15 +12,15 @@
 #include "num/tile.h"
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     ROWS = 8,              /* rows of a product come in groups of this many: half a tile of AMX */
     FEW_ROWS = 128,        /* up to here a weight is read once for all rows, rather than a second time for the last group */
     PIECE = 64,            /* columns that are turned over at a time */
     DEPTH = BW_READY_UNIT, /* and what is summed over comes in units of this, where no packed weight says how much it is */
-    /* Kernels for AMX: how longer sums are cut follows the rows and the threads, from 16 on they are cut among those (compute_blocking_heuristic_amx
-     * of oneDNN's brgemm_matmul_utils.cpp), and so the bits would. Up to here they are one sum. */
-    AMX_DEPTH = 1024
+    AMX_DEPTH = 768,       /* terms of a sum at once, see amx_depth */
+    AMX_DEPTH_LITTLE_CACHE = 256
 };
 
 static struct {
@@ -96,7 +96,7 @@ static void *take(bw_onednn_buffer *buffer, const operand *x, int64_t rows, int6
 /* Some columns of what is ready: oneDNN wants them dense. */
 static const void *take_ready(bw_onednn_buffer *buffer, const void *ready, int64_t rows, int64_t cols, int64_t ld)
 {
-    if (ld == 0 || ld == cols)
+    if (ld == cols)
         return ready;
     const int64_t row = cols * entry_bytes(), apart = ld * entry_bytes();
     char *to = bw_onednn_reserve(buffer, rows * row);
@@ -233,6 +233,14 @@ static void stop(void)
     bw_onednn_release(&kept.b);
 }
 
+/* oneDNN's kernels for AMX cut a sum so that its part of both operands and of the result, at most 256 rows by 384 columns, fits three quarters of the
+ * second cache, and from 16 threads on longer sums among threads, too (compute_blocking_heuristic_amx of its brgemm_matmul_utils.cpp): as rows and
+ * threads are, and so would the bits be. 2 * depth * (256 + 384 + 64) + 4 * 256 * 384 bytes fit 1.5 MiB for 768 terms, 0.75 MiB for 256. */
+static int64_t amx_depth(void)
+{
+    return sysconf(_SC_LEVEL2_CACHE_SIZE) >= 2 << 20 ? AMX_DEPTH : AMX_DEPTH_LITTLE_CACHE;
+}
+
 static const char *missing(void)
 {
     return bw_onednn_kernels(true) ? NULL : "this CPU has neither AMX nor AVX512-BF16";
@@ -242,7 +250,7 @@ static int start(int threads)
 {
     char how[48];
     snprintf(how, sizeof how, "bf16 by %s", bw_onednn_kernels(true));
-    BW_TRY(bw_onednn_start(how, true, strcmp(bw_onednn_kernels(true), "AMX") == 0 ? AMX_DEPTH : 0, threads));
+    BW_TRY(bw_onednn_start(how, true, strcmp(bw_onednn_kernels(true), "AMX") == 0 ? amx_depth() : 0, threads));
     BW_TRY(bw_onednn_require_fast());
     return bw_onednn_check(&bw_gemm_onednn);
 }

@@ -1,6 +1,6 @@
 /* oneDNN's matrix products, kept by shape, for the backends that stand on it; only onednn.c calls the library. One type of operands at a time; what
- * is written is fp32. A product uses all threads, so none is called inside a parallel region. Where its kernel is fast (bw_onednn_is_fast) and a is
- * not turned, an entry has the same bits for any number of rows and threads.
+ * is written is fp32. A product uses all threads, so none is called inside a parallel region. Where its kernel is fast (bw_onednn_is_fast), k is at
+ * most bw_onednn_depth and a is not turned, an entry has the same bits for any number of rows and threads.
  *
  * oneDNN fails only where memory ends or where it was asked for something wrong; a product cannot report that, so the program ends there, as it does
  * inside BLIS. */
