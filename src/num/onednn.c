@@ -457,6 +457,7 @@ int bw_onednn_check(const bw_gemm_backend *backend)
         if (serves && !is_right(backend, trans_b, packed))
             return bw_fail(BW_SYSTEM, "its products came out wrong in a check");
     }
+    backend->stop(); /* gives back what these took */
     return BW_OK;
 }
 
