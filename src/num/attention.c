@@ -43,7 +43,6 @@ bw_keys bw_packed_keys(const bw_packed *p, int sequence, int head)
     return (bw_keys){p->k + at, p->v + at, p->k + at, p->v + at, p->ldk, p->ldk, false};
 }
 
-/* The forward pass sums over keys of v, the backward pass of k. */
 static void write_pairs(const bw_packed *p, int sequence, int head, bool backward)
 {
     const pairs_of_head to = pairs_at(p, sequence, head);

@@ -192,7 +192,6 @@ static void advance(bw_gemm_call *part)
 
 static void multiply(const bw_gemm_call *call)
 {
-    const int64_t depth = bw_onednn_depth() > 0 ? bw_onednn_depth() : call->k;
     bw_gemm_call part = *call;
     if (call->k <= 0)
         bw_gemm_blis.multiply(call);    /* scales c */
@@ -201,7 +200,7 @@ static void multiply(const bw_gemm_call *call)
     part.ld_ready_a = call->trans_a ? call->m : call->k;
     part.ld_ready_b = call->trans_b ? call->k : call->n;
     for (int64_t left = call->k; left > 0; left -= part.k, advance(&part)) {
-        part.k = left < depth ? left : depth;
+        part.k = bw_onednn_part(left);
         multiply_part(&part);
     }
 }

@@ -42,7 +42,7 @@ static struct {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     dnnl_data_type_t type; /* of operands */
-    int64_t depth;         /* bw_onednn_depth */
+    int64_t depth;         /* of bw_onednn_start */
     product products[PLACES];
     int n_products;
     layout layouts[MOST_LAYOUTS];
@@ -274,8 +274,7 @@ static int64_t part_bytes(int64_t k, int64_t n)
     return (bytes + LINE - 1) / LINE * LINE;
 }
 
-/* Rows of the next part, of the `left` that are left. */
-static int64_t part_rows(int64_t left)
+int64_t bw_onednn_part(int64_t left)
 {
     return state.depth > 0 && left > state.depth ? state.depth : left;
 }
@@ -283,8 +282,8 @@ static int64_t part_rows(int64_t left)
 int64_t bw_onednn_weight_bytes(int64_t k, int64_t n)
 {
     int64_t bytes = 0;
-    for (int64_t first = 0; first < k; first += part_rows(k - first))
-        bytes += part_bytes(part_rows(k - first), n);
+    for (int64_t first = 0; first < k; first += bw_onednn_part(k - first))
+        bytes += part_bytes(bw_onednn_part(k - first), n);
     return bytes;
 }
 
@@ -339,8 +338,8 @@ void bw_onednn_pack(void *weight, const void *from, int64_t k, int64_t n, int64_
 {
     const int64_t entry_bytes = (int64_t)dnnl_data_type_size(state.type);
     char *to = weight;
-    for (int64_t first = 0; first < k; first += part_rows(k - first)) {
-        const int64_t rows = part_rows(k - first), at = turned ? first : first * ld;
+    for (int64_t first = 0; first < k; first += bw_onednn_part(k - first)) {
+        const int64_t rows = bw_onednn_part(k - first), at = turned ? first : first * ld;
         pack_part(to, (const char *)from + at * entry_bytes, rows, n, ld, turned);
         to += part_bytes(rows, n);
     }
@@ -390,11 +389,6 @@ const char *bw_onednn_describe(void)
     return state.description;
 }
 
-int64_t bw_onednn_depth(void)
-{
-    return state.depth;
-}
-
 bool bw_onednn_is_half(void)
 {
     return state.type == dnnl_bf16;
@@ -430,7 +424,7 @@ static bool is_right(const bw_gemm_backend *backend, bool trans_b, bool packed)
     call.trans_b = trans_b;
     backend->multiply(&call);
     bw_free(weight);
-    for (int i = 0; i < M * N; i += 7) { /* in every row and column */
+    for (int i = 0; i < M * N; i++) {
         float sum = (float)(i % 11);
         for (int l = 0; l < K; l++)
             sum += a[i / N * K + l] * (trans_b ? b[i % N * K + l] : b[l * N + i % N]);

@@ -1,6 +1,6 @@
 /* oneDNN's matrix products, kept by shape, for the backends that stand on it; only onednn.c calls the library. One type of operands at a time; what
  * is written is fp32. A product uses all threads, so none is called inside a parallel region. Where its kernel is fast (bw_onednn_is_fast), k is at
- * most bw_onednn_depth and a is not turned, an entry has the same bits for any number of rows and threads.
+ * most `depth` (bw_onednn_start) and a is not turned, an entry has the same bits for any number of rows and threads.
  *
  * oneDNN fails only where memory ends or where it was asked for something wrong; a product cannot report that, so the program ends there, as it does
  * inside BLIS. */
@@ -24,7 +24,8 @@ typedef struct bw_onednn_buffer { /* grows; what it held is lost then */
 } bw_onednn_buffer;
 
 const char *bw_onednn_kernels(bool half); /* "AMX", "AVX512-BF16", "AVX512"; NULL: this CPU has none that are fast for bf16, or for fp32 */
-/* Opens the library, once a process. What was kept is given back; packed weights are void. depth: bw_onednn_depth. */
+/* Opens the library, once a process. What was kept is given back; packed weights are void. depth: the most terms of a
+ * sum that a product, its k, may have for the bits to be the same for any number of rows and threads; 0: any number. */
 int bw_onednn_start(const char *how, bool half, int64_t depth, int threads);
 const char *bw_onednn_describe(void);
 bool bw_onednn_is_half(void); /* operands are bf16, else fp32 */
@@ -43,8 +44,8 @@ bool bw_onednn_goes_straight(const bw_gemm_call *call, const bw_onednn_shape *sh
  * what is multiplied is the transpose of c. */
 void bw_onednn_multiply_apart(const bw_gemm_call *call, bw_onednn_shape shape, const void *a, const void *b, int64_t first, bool turned);
 
-/* The most terms of a sum that a product may have, its k, for the bits to be the same for any number of rows and threads; 0: any number. */
-int64_t bw_onednn_depth(void);
+/* The terms of a sum that a product takes next, of the `left` that are left: all, or `depth` of them. */
+int64_t bw_onednn_part(int64_t left);
 
 /* A weight in the layout that oneDNN names for op(b), k x n: bytes, a whole number of cache lines; and packing from a plain matrix of the operands'
  * type, stored as it is (k rows of ld) or turned (n rows of ld). Where k is more than a product may have, that many rows after another. */
